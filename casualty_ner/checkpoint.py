@@ -1,0 +1,128 @@
+"""A trained model on disk: a plain transformers directory, and beside it what else is needed, as JSON.
+
+Any transformers code loads such a directory. ``casualty_ner.json`` adds the window that the model was trained with; a
+checkpoint without it (a foreign one with the same label names) gets `DEFAULT_WINDOW`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from casualty_ner.encoders import resolve
+from casualty_ner.errors import CheckpointError
+from casualty_ner.labels import TAGS, tag_order
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+METADATA_FILE = "casualty_ner.json"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class WindowSize:
+    """The window's length and the overlap of neighbours, in tokens."""
+
+    size: int
+    overlap: int
+
+
+DEFAULT_WINDOW = WindowSize(size=256, overlap=64)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A loaded checkpoint.
+
+    Attributes:
+        model: In evaluation mode, on the CPU, float32.
+        tokenizer: Fast.
+        window: What the model was trained with.
+        tag_order: For each of `casualty_ner.labels.TAGS` its class index in the model's output.
+        location: Where it was read from.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    window: WindowSize
+    tag_order: tuple[int, ...]
+    location: str
+
+
+def load_checkpoint(name: str | Path) -> Checkpoint:
+    """Load a checkpoint from a folder or the hub.
+
+    Raises:
+        CheckpointError: It is missing or unreachable, broken, of another task, has other labels, or comes without weights
+            in the safetensors format.
+    """
+    from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer
+
+    location = resolve(str(name)).location
+    try:
+        config = AutoConfig.from_pretrained(location)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{name}: config.json cannot be used: {_first_line(error)}") from None
+    order = tag_order(_class_names(config))
+    if order is None:
+        raise CheckpointError(
+            f"{name}: its labels are {', '.join(_class_names(config))}, expected {', '.join(TAGS)}; "
+            "use a checkpoint that training.train wrote"
+        )
+    window = _read_window(Path(location) / METADATA_FILE)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(location)
+        model, report = AutoModelForTokenClassification.from_pretrained(
+            location, use_safetensors=True, dtype="float32", output_loading_info=True
+        )
+    except Exception as error:  # a damaged file can fail in any of several libraries, Rust ones included
+        raise CheckpointError(f"{name}: cannot be loaded: {type(error).__name__}: {_first_line(error)}") from None
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise CheckpointError(f"{name}: the weights lack {len(missing)} tensors, {missing[0]} among them; the file is incomplete")
+    limit = max_positions(config)
+    if limit is not None and window.size > limit:
+        raise CheckpointError(f"{name}: a window of {window.size} tokens is longer than the {limit} positions of the model")
+    return Checkpoint(model.eval(), tokenizer, window, tuple(order), location)
+
+
+def save_metadata(folder: Path, window: WindowSize, **facts: Any) -> None:
+    """Write ``casualty_ner.json`` into a checkpoint folder: the window, and whatever facts shall lie beside it."""
+    metadata = {"format_version": FORMAT_VERSION, "window": asdict(window), **facts}
+    (folder / METADATA_FILE).write_text(json.dumps(metadata, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def max_positions(config: PretrainedConfig) -> int | None:
+    """The longest input in tokens, special ones included, that the architecture has positions for; ``None`` if unlimited."""
+    limit = getattr(config, "max_position_embeddings", None)
+    if not isinstance(limit, int) or limit <= 0:
+        return None
+    if config.model_type in {"roberta", "xlm-roberta", "camembert"}:  # positions start after the padding index
+        limit -= (config.pad_token_id or 0) + 1
+    return limit
+
+
+def _class_names(config: PretrainedConfig) -> list[str]:
+    return [str(name) for _, name in sorted((config.id2label or {}).items())]
+
+
+def _read_window(path: Path) -> WindowSize:
+    if not path.is_file():
+        return DEFAULT_WINDOW
+    try:
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+        version, window = metadata["format_version"], WindowSize(**metadata["window"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path}: not readable as checkpoint metadata ({type(error).__name__}: {error}); train again"
+        ) from None
+    if version != FORMAT_VERSION:
+        raise CheckpointError(f"{path}: format version {version}, this package reads {FORMAT_VERSION}; update casualty_ner")
+    return window
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no message"])[0]

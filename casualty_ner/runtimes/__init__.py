@@ -1,0 +1,1 @@
+"""Engines that run the network: windows of token ids in, scores of every token out."""

@@ -1,0 +1,326 @@
+"""Fine-tunes an encoder from a config.
+
+    python -m training.train --config configs/minilm.yaml [section.key=value …] [--resume]
+
+The result, ``runs/NAME``, is a plain transformers directory with the resolved config, the data's fingerprint, the environment,
+the log, the training curve, F1 reports on validation and test, and a model card. ``torchrun --nproc-per-node N -m
+training.train …`` runs it on several processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+import transformers
+from accelerate import PartialState
+from datasets import Dataset
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    DataCollatorForTokenClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    TrainingArguments,
+)
+
+from casualty_ner.checkpoint import WindowSize, load_checkpoint, max_positions, save_metadata
+from casualty_ner.cli import run_command
+from casualty_ner.dataset import load_articles, split_files
+from casualty_ner.documents import Article
+from casualty_ner.encoders import Source, resolve
+from casualty_ner.errors import CasualtyNerError, CheckpointError, ConfigError, RecordError
+from casualty_ner.extractor import Extractor
+from casualty_ner.labels import TAG_IDS, TAGS
+from casualty_ner.records import dump_line
+from casualty_ner.runtimes.torch import TorchRuntime
+from casualty_ner.scoring import macro_f1, micro, strict_counts
+from casualty_ner.windows import IGNORED, Windower, align
+from eval.evaluate import build_report, write_report
+from eval.predictions import predict
+from training.batches import LENGTH_STEP, TokenBudgetSampler
+from training.card import write_card
+from training.config import Config, EncoderConfig, load_config
+from training.curve import plot_curve
+from training.run import CHECKPOINTS, Run, data_fingerprint
+from training.trainer import WindowTrainer
+
+logger = logging.getLogger("training")
+
+
+def train(config: Config, resume: bool = False) -> Path | None:
+    """Train as configured.
+
+    Args:
+        config: All settings.
+        resume: Continue an interrupted run of the same config and data; without one, start anew.
+
+    Returns:
+        The finished run's folder; ``None`` in the processes of a distributed run that do not write it.
+
+    Raises:
+        casualty_ner.errors.CasualtyNerError: Config, data, encoder or output cannot be used.
+    """
+    started = time.perf_counter()
+    state = PartialState(cpu=_on_cpu(config))
+    corpus = _load_corpus(config.data.path)
+    run = Run(config)
+    if state.is_main_process:
+        run.begin(resume, corpus.fingerprint)
+        _log_to(run.partial / "train.log")
+    state.wait_for_everyone()
+
+    source = resolve(config.encoder.name, config.encoder.revision)
+    logger.info("encoder %s from %s", config.encoder.name, source.origin)
+    transformers.set_seed(config.training.seed)
+    model, tokenizer = _load_encoder(config, source)
+    windower = Windower(tokenizer, config.window.size, config.window.overlap)
+    windows = _training_windows(windower, corpus.articles["train"])
+    lengths = [len(ids) for ids in windows["input_ids"]]
+    sampler = TokenBudgetSampler(
+        lengths, config.training.batch_tokens, config.training.seed, state.process_index, state.num_processes
+    )
+    logger.info(
+        "%d windows, %d tokens, %.1f %% padding, %d batches",
+        len(lengths),
+        sampler.tokens,
+        100 * sampler.padding_share,
+        len(sampler),
+    )
+
+    arguments = _arguments(config, run.partial / CHECKPOINTS, len(sampler))
+    trainer = WindowTrainer(
+        sampler=sampler,
+        validate=lambda model, articles: _validate(model, windower, articles),
+        model=model,
+        args=arguments,
+        train_dataset=windows,
+        eval_dataset=corpus.articles["validation"],
+        data_collator=DataCollatorForTokenClassification(tokenizer, pad_to_multiple_of=LENGTH_STEP, label_pad_token_id=IGNORED),
+        processing_class=tokenizer,
+    )
+    last = run.last_checkpoint()
+    if last is not None:
+        logger.info("resuming from %s", last.name)
+    trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    if not state.is_main_process:
+        return None
+    speed = sampler.tokens / len(sampler) * trainer.clock.steps / max(trainer.clock.seconds, 1e-9) / state.num_processes
+    facts = {
+        "encoder": {"name": config.encoder.name, "origin": source.origin, "revision": config.encoder.revision},
+        "training": {
+            "tokens_per_epoch": sampler.tokens,
+            "padding_share": sampler.padding_share,
+            "tokens_per_second": speed * state.num_processes,
+            "precision": "bf16" if arguments.bf16 else "fp32",
+            "best_epoch": _best_epoch(trainer.state.log_history),
+        },
+    }
+    _finish(config, run, trainer, corpus, facts)
+    final = run.complete()
+    logger.info(
+        "wrote %s after %.0f s; %.0f tokens/s in training steps",
+        final,
+        time.perf_counter() - started,
+        speed * state.num_processes,
+    )
+    return final
+
+
+@dataclass(frozen=True)
+class _Corpus:
+    files: Mapping[str, Path]
+    articles: Mapping[str, list[Article]]
+
+    @property
+    def fingerprint(self) -> dict[str, dict[str, object]]:
+        return data_fingerprint(self.files, {split: len(articles) for split, articles in self.articles.items()})
+
+
+def _load_corpus(path: str) -> _Corpus:
+    files = split_files(path)
+    for split in ("train", "validation"):
+        if split not in files:
+            raise RecordError(path, None, f"training needs {split}.jsonl; it has {', '.join(files)}")
+    return _Corpus(files, {split: load_articles(file) for split, file in files.items()})
+
+
+def _load_encoder(config: Config, source: Source) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.location)
+        settings = AutoConfig.from_pretrained(
+            source.location, num_labels=len(TAGS), id2label=dict(enumerate(TAGS)), label2id=TAG_IDS
+        )
+        _set_dropout(settings, config.encoder)
+        model = AutoModelForTokenClassification.from_pretrained(
+            source.location, config=settings, use_safetensors=True, dtype="float32"
+        )
+    except CasualtyNerError:
+        raise
+    except Exception as error:  # a damaged folder can fail in any of several libraries
+        reason = (str(error).splitlines() or ["no message"])[0]
+        raise CheckpointError(
+            f"{config.encoder.name}: cannot be loaded as an encoder: {type(error).__name__}: {reason}"
+        ) from None
+    limit = max_positions(settings)
+    if limit is not None and config.window.size > limit:
+        raise ConfigError(f"window.size: {config.window.size} is more than the {limit} positions of {config.encoder.name}")
+    # The tokenizer is saved with the model: let stock code truncate where the model ends, not where the encoder's authors stopped.
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
+    if limit is not None:
+        tokenizer.model_max_length = limit
+    return model, tokenizer
+
+
+# What architectures call the two.
+_DROPOUT = ("hidden_dropout_prob", "embedding_dropout", "mlp_dropout")
+_ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout")
+
+
+def _set_dropout(settings: PretrainedConfig, encoder: EncoderConfig) -> None:
+    """Change the encoder's dropout where the config asks for it."""
+    for key, names in (("dropout", _DROPOUT), ("attention_dropout", _ATTENTION_DROPOUT)):
+        rate = getattr(encoder, key)
+        known = [name for name in names if hasattr(settings, name)]
+        if rate is not None and not known:
+            raise ConfigError(f"encoder.{key}: {settings.model_type} has no such setting; set it to null")
+        for name in known if rate is not None else ():
+            setattr(settings, name, rate)
+
+
+def _training_windows(windower: Windower, articles: Sequence[Article]) -> Dataset:
+    """All windows of the articles as a dataset; spans that the tokens cannot express are reported."""
+    rows = []
+    for article, tokens in zip(articles, windower.tokenize([article.text for article in articles]), strict=True):
+        alignment = align(tokens, article.spans)
+        for kind, spans in (("widened to whole words", alignment.moved), ("left out (no token)", alignment.lost)):
+            for span in spans:
+                logger.warning(
+                    "%s: %s %r at %d is %s", article.id, span.label, article.text[span.start : span.end], span.start, kind
+                )
+        for window in windower.windows(tokens):
+            rows.append({"input_ids": windower.model_input(tokens, window), "labels": windower.model_tags(alignment, window)})
+    if not rows:
+        raise RecordError("train.jsonl", None, "holds no article with a token; add articles")
+    return Dataset.from_list(rows)
+
+
+def _validate(model: nn.Module, windower: Windower, articles: Sequence[Article]) -> dict[str, float]:
+    assert isinstance(model, PreTrainedModel)
+    runtime = TorchRuntime(model, model.device, windower.tokenizer.pad_token_id or 0)
+    predictions = predict(Extractor(windower, runtime, range(len(TAGS))), articles)
+    counts = strict_counts((article.spans, [entity.span for entity in predictions[article.id]]) for article in articles)
+    return {"f1": micro(counts).f1, "macro_f1": macro_f1(counts), **{f"f1_{label}": one.f1 for label, one in counts.items()}}
+
+
+def _arguments(config: Config, output: Path, batches: int) -> TrainingArguments:
+    settings = config.training
+    on_cpu = _on_cpu(config)
+    steps = math.ceil(batches / settings.gradient_accumulation) * settings.epochs
+    distributed: dict[str, Any] = {"ddp_backend": "gloo"} if on_cpu and "WORLD_SIZE" in os.environ else {}
+    return TrainingArguments(
+        output_dir=str(output),
+        seed=settings.seed,
+        num_train_epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        warmup_steps=round(settings.warmup * steps),
+        lr_scheduler_type={"constant": "constant_with_warmup"}.get(settings.schedule, settings.schedule),
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        gradient_accumulation_steps=settings.gradient_accumulation,
+        optim="adamw_torch_fused",
+        bf16=_use_bf16(settings.precision, on_cpu),
+        use_cpu=on_cpu,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="f1",
+        greater_is_better=True,
+        logging_steps=max(1, steps // 200),
+        remove_unused_columns=False,
+        disable_tqdm=not sys.stderr.isatty(),
+        report_to="none",
+        **distributed,
+    )
+
+
+def _on_cpu(config: Config) -> bool:
+    return config.training.device == "cpu" or not torch.cuda.is_available()
+
+
+def _use_bf16(precision: str, on_cpu: bool) -> bool:
+    if precision == "auto":
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported() if on_cpu else torch.cuda.is_bf16_supported()
+    return precision == "bf16"
+
+
+def _best_epoch(history: Sequence[Mapping[str, float]]) -> float | None:
+    scored = [entry for entry in history if "eval_f1" in entry]
+    return max(scored, key=lambda entry: entry["eval_f1"])["epoch"] if scored else None
+
+
+def _finish(config: Config, run: Run, trainer: WindowTrainer, corpus: _Corpus, facts: dict[str, Any]) -> None:
+    """Write everything that belongs to the result into the working folder."""
+    folder = run.partial
+    trainer.save_model(str(folder))
+    (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; config.training.yaml says the same
+    save_metadata(folder, WindowSize(config.window.size, config.window.overlap), **facts)
+    with open(folder / "history.jsonl", "w", encoding="utf-8") as stream:
+        stream.writelines(map(dump_line, trainer.state.log_history))
+    plot_curve(trainer.state.log_history, folder / "curve.png")
+    extractor = Extractor.from_checkpoint(load_checkpoint(folder), "cpu" if _on_cpu(config) else "auto")
+    reports = {}
+    for split in [split for split in ("validation", "test") if split in corpus.files]:
+        articles = corpus.articles[split]
+        predictions = predict(extractor, articles)
+        reports[split] = build_report(articles, predictions, corpus.files[split], config.run.name)
+        write_report(folder / "report" / split, reports[split], predictions)
+    write_card(folder, config, corpus.fingerprint, facts, reports)
+
+
+def _log_to(path: Path) -> None:
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of ``python -m training.train``."""
+    parser = argparse.ArgumentParser(prog="training.train", description="Fine-tune an encoder on annotated articles.")
+    parser.add_argument("--config", required=True, help="an experiment such as configs/minilm.yaml")
+    parser.add_argument("--resume", action="store_true", help="continue the interrupted run of this name, if there is one")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings over the config's")
+    options = parser.parse_intermixed_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logger.setLevel(logging.INFO if int(os.environ.get("RANK", "0")) == 0 else logging.WARNING)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()  # of loading and saving; the Trainer's own stays
+    datasets.disable_progress_bars()
+    return run_command(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> int:
+    folder = train(load_config(options.config, options.overrides), options.resume)
+    if folder is not None:
+        print((folder / "report" / "validation" / "report.md").read_text(encoding="utf-8"))
+        print(f"checkpoint, reports and model card: {folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
