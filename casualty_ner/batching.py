@@ -1,8 +1,30 @@
-"""Batches of similar length, closed by their padded cost ``longest * count`` in tokens."""
+"""Batches of similar length, closed by their padded cost ``longest * count`` in tokens, and the arrays they become."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Windows padded to one length.
+
+    Attributes:
+        ids: Token ids, shape ``[windows, padded]``.
+        mask: 1 where `ids` is a token, 0 where it is filling, same shape.
+        lengths: The length of each window before it was padded.
+    """
+
+    ids: NDArray[np.int64]
+    mask: NDArray[np.int64]
+    lengths: tuple[int, ...]
 
 
 def group_by_cost(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -20,3 +42,23 @@ def group_by_cost(lengths: Sequence[int], budget: int) -> list[list[int]]:
             groups.append([index])
             longest = lengths[index]
     return groups
+
+
+def padded_length(length: int, multiple: int) -> int:
+    """`length` rounded up to a multiple of `multiple`."""
+    return -(-length // multiple) * multiple
+
+
+def pad(windows: Sequence[NDArray[np.int64]], pad_id: int, multiple: int = 1) -> Batch:
+    """Pad windows of token ids with `pad_id` to the longest one, rounded up to a multiple of `multiple`."""
+    lengths = tuple(map(len, windows))
+    shape = len(windows), padded_length(max(lengths), multiple)
+    mask = (np.arange(shape[1]) < np.array(lengths)[:, None]).astype(np.int64)
+    ids = np.full(shape, pad_id, dtype=np.int64)
+    ids[mask.astype(bool)] = np.concatenate(windows)
+    return Batch(ids, mask, lengths)
+
+
+def unpad(scores: NDArray[np.float32], lengths: Sequence[int]) -> list[NDArray[np.float32]]:
+    """The scores of each window without those of its filling."""
+    return [rows[:length] for rows, length in zip(scores, lengths, strict=True)]

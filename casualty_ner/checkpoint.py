@@ -1,13 +1,15 @@
 """A trained model on disk: a plain transformers directory, and beside it what else is needed, as JSON.
 
 Any transformers code loads such a directory. ``casualty_ner.json`` adds the window that the model was trained with; a
-checkpoint without it (a foreign one with the same label names) gets `DEFAULT_WINDOW`.
+checkpoint without it (a foreign one with the same label names) gets `DEFAULT_WINDOW`. An export for another engine
+(`casualty_ner.export`) has the same files, but that engine's model in place of the weights.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,22 +36,43 @@ DEFAULT_WINDOW = WindowSize(size=256, overlap=64)
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class Description:
+    """What lies beside a model's weights.
+
+    Attributes:
+        tokenizer: Fast.
+        window: What the model was trained with.
+        tag_order: For each of `casualty_ner.labels.TAGS` its class index in the model's output.
+        config: The architecture.
+        metadata: The content of ``casualty_ner.json``; under ``export`` what an export is and was measured to be.
+        location: Where it was read from.
+    """
+
+    tokenizer: PreTrainedTokenizerFast
+    window: WindowSize
+    tag_order: tuple[int, ...]
+    config: PretrainedConfig
+    metadata: Mapping[str, Any]
+    location: str
+
+    @property
+    def export(self) -> Mapping[str, Any] | None:
+        return self.metadata.get("export")
+
+    @property
+    def pad_id(self) -> int:
+        return self.tokenizer.pad_token_id or 0
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint(Description):
     """A loaded checkpoint.
 
     Attributes:
         model: In evaluation mode, on the CPU, float32.
-        tokenizer: Fast.
-        window: What the model was trained with.
-        tag_order: For each of `casualty_ner.labels.TAGS` its class index in the model's output.
-        location: Where it was read from.
     """
 
     model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerFast
-    window: WindowSize
-    tag_order: tuple[int, ...]
-    location: str
 
 
 def load_checkpoint(name: str | Path) -> Checkpoint:
@@ -59,7 +82,16 @@ def load_checkpoint(name: str | Path) -> Checkpoint:
         CheckpointError: It is missing or unreachable, broken, of another task, has other labels, or comes without weights
             in the safetensors format.
     """
-    from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer
+    return load_weights(load_description(name))
+
+
+def load_description(name: str | Path) -> Description:
+    """Load what lies beside the weights of a checkpoint or an export.
+
+    Raises:
+        CheckpointError: It is missing or unreachable, broken, of another task, or has other labels.
+    """
+    from transformers import AutoConfig, AutoTokenizer
 
     location = resolve(str(name)).location
     try:
@@ -72,21 +104,42 @@ def load_checkpoint(name: str | Path) -> Checkpoint:
             f"{name}: its labels are {', '.join(_class_names(config))}, expected {', '.join(TAGS)}; "
             "use a checkpoint that training.train wrote"
         )
-    window = _read_window(Path(location) / METADATA_FILE)
+    metadata, window = _read_metadata(Path(location) / METADATA_FILE)
     try:
         tokenizer = AutoTokenizer.from_pretrained(location)
-        model, report = AutoModelForTokenClassification.from_pretrained(
-            location, use_safetensors=True, dtype="float32", output_loading_info=True
-        )
     except Exception as error:  # a damaged file can fail in any of several libraries, Rust ones included
-        raise CheckpointError(f"{name}: cannot be loaded: {type(error).__name__}: {_first_line(error)}") from None
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
-        raise CheckpointError(f"{name}: the weights lack {len(missing)} tensors, {missing[0]} among them; the file is incomplete")
+        raise _unloadable(name, error) from None
     limit = max_positions(config)
     if limit is not None and window.size > limit:
         raise CheckpointError(f"{name}: a window of {window.size} tokens is longer than the {limit} positions of the model")
-    return Checkpoint(model.eval(), tokenizer, window, tuple(order), location)
+    return Description(tokenizer, window, tuple(order), config, metadata, location)
+
+
+def load_weights(description: Description) -> Checkpoint:
+    """Load the model that was described.
+
+    Raises:
+        CheckpointError: It is an export for another engine, or its weights are missing, damaged or not in the safetensors format.
+    """
+    from transformers import AutoModelForTokenClassification
+
+    name = description.location
+    if description.export is not None:
+        raise CheckpointError(
+            f"{name}: an export for runtime {description.export['runtime']!r}, without weights for torch; "
+            "give the checkpoint that it was made from"
+        )
+    try:
+        model, report = AutoModelForTokenClassification.from_pretrained(
+            name, use_safetensors=True, dtype="float32", output_loading_info=True
+        )
+    except Exception as error:  # as above
+        raise _unloadable(name, error) from None
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise CheckpointError(f"{name}: the weights lack {len(missing)} tensors, {missing[0]} among them; the file is incomplete")
+    facts = {one.name: getattr(description, one.name) for one in fields(description)}
+    return Checkpoint(**facts, model=model.eval())
 
 
 def save_metadata(folder: Path, window: WindowSize, **facts: Any) -> None:
@@ -109,9 +162,9 @@ def _class_names(config: PretrainedConfig) -> list[str]:
     return [str(name) for _, name in sorted((config.id2label or {}).items())]
 
 
-def _read_window(path: Path) -> WindowSize:
+def _read_metadata(path: Path) -> tuple[dict[str, Any], WindowSize]:
     if not path.is_file():
-        return DEFAULT_WINDOW
+        return {}, DEFAULT_WINDOW
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
         version, window = metadata["format_version"], WindowSize(**metadata["window"])
@@ -121,7 +174,11 @@ def _read_window(path: Path) -> WindowSize:
         ) from None
     if version != FORMAT_VERSION:
         raise CheckpointError(f"{path}: format version {version}, this package reads {FORMAT_VERSION}; update casualty_ner")
-    return window
+    return metadata, window
+
+
+def _unloadable(name: str | Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{name}: cannot be loaded: {type(error).__name__}: {_first_line(error)}")
 
 
 def _first_line(error: Exception) -> str:

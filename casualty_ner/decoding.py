@@ -9,6 +9,7 @@ stretches around a forbidden transition are searched.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +26,8 @@ _FORBIDDEN = np.where(np.array(ALLOWED), 0.0, -np.inf)
 _FORBIDDEN_FIRST = np.where(np.array(ALLOWED_FIRST), 0.0, -np.inf)
 _IS_ALLOWED = np.array(ALLOWED)
 _OPENS_ANYWHERE = np.array(ALLOWED_FIRST)
+_CERTAINLY_OUTSIDE = np.where(np.arange(len(TAGS)) == OUTSIDE_ID, 0.0, -np.inf)
+_LABEL_OF_BEGIN = dict(zip(BEGIN_IDS, LABELS, strict=True))
 
 
 def log_softmax(scores: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -104,32 +107,59 @@ def viterbi(scores: NDArray[np.float64], free_start: bool = False) -> NDArray[np
     return tags
 
 
-def entities(text: str, tokens: Tokens, logits: NDArray[np.floating]) -> list[Entity]:
-    """The entities of a text, in order of position.
+def entities(texts: Sequence[str], tokens: Sequence[Tokens], logits: NDArray[np.floating]) -> list[list[Entity]]:
+    """The entities of each text, in order of position; what is found in a text does not depend on the others.
+
+    The texts are decoded as one sequence, with a unit after each that is certainly O, so that nothing reaches across.
 
     An entity's score is the probability of exactly this span with exactly this label, the units taken as independent:
     that its first unit is B, its others are I, and the unit after it is not I.
 
     Args:
-        text: The unchanged text.
-        tokens: Its tokens.
-        logits: Merged over the windows, shape ``[tokens, tags]``.
+        texts: The unchanged texts.
+        tokens: Their tokens.
+        logits: Merged over the windows, the texts one after the other, shape ``[tokens of all texts, tags]``.
     """
-    scores = unit_scores(logits, tokens)
+    found: list[list[Entity]] = [[] for _ in texts]
+    if not texts:
+        return found
+    joined, owners = _join(tokens)
+    stops_of_texts = np.cumsum([len(one.bounds) for one in tokens])
+    scores = np.insert(unit_scores(logits, joined), stops_of_texts, _CERTAINLY_OUTSIDE, axis=0)
+    bounds = np.insert(joined.bounds, stops_of_texts, -1, axis=0)
+    owners = np.insert(owners, stops_of_texts, -1)
     tags = best_tags(scores)
     starts = np.isin(tags, _BEGIN).nonzero()[0]
-    ends = np.append((_OPENS_ANYWHERE[tags]).nonzero()[0], len(tags))
-    stops = ends[np.searchsorted(ends, starts, side="right")]
-    found = []
-    for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
-        begin = tags[start]
-        log_score = scores[start, begin] + scores[start + 1 : stop, begin + 1].sum()
-        if stop < len(tags):
-            log_score += np.log1p(-min(np.exp(scores[stop, begin + 1]), 1 - 1e-12))
-        first_char, last_char = int(tokens.bounds[start, 0]), int(tokens.bounds[stop - 1, 1])
-        label = LABELS[BEGIN_IDS.index(int(begin))]
-        found.append(Entity(first_char, last_char, label, text[first_char:last_char], float(np.exp(log_score))))
+    if not len(starts):
+        return found
+    closing = _OPENS_ANYWHERE[tags].nonzero()[0]
+    stops = closing[np.searchsorted(closing, starts, side="right")]
+    own = scores[np.arange(len(tags)), tags]
+    log_scores = np.add.reduceat(own, np.stack([starts, stops], axis=1).ravel())[::2]
+    goes_on = np.exp(scores[stops, tags[starts] + 1])
+    values = np.exp(log_scores + np.log1p(-np.minimum(goes_on, 1 - 1e-12)))
+    rows = zip(
+        owners[starts].tolist(),
+        bounds[starts, 0].tolist(),
+        bounds[stops - 1, 1].tolist(),
+        tags[starts].tolist(),
+        values.tolist(),
+        strict=True,
+    )
+    for owner, start, end, tag, value in rows:
+        found[owner].append(Entity(start, end, _LABEL_OF_BEGIN[tag], texts[owner][start:end], value))
     return found
+
+
+def _join(tokens: Sequence[Tokens]) -> tuple[Tokens, NDArray[np.int64]]:
+    """Tokens of several texts as those of one, and the text that each unit is of."""
+    counts = [len(one.bounds) for one in tokens]
+    before = np.cumsum([0, *counts[:-1]])
+    units = [np.where(one.units >= 0, one.units + shift, -1) for one, shift in zip(tokens, before, strict=True)]
+    joined = Tokens(
+        np.concatenate([one.ids for one in tokens]), np.concatenate(units), np.concatenate([one.bounds for one in tokens])
+    )
+    return joined, np.repeat(np.arange(len(tokens)), counts)
 
 
 assert OUTSIDE_ID == 0 and all(inside == begin + 1 for begin, inside in zip(BEGIN_IDS, INSIDE_IDS, strict=True))

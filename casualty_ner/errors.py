@@ -35,3 +35,9 @@ class RecordError(CasualtyNerError):
         self.path, self.line, self.problem, self.record_id = str(path), line, problem, record_id
         where = self.path if line is None else f"{self.path}:{line}"
         super().__init__(f"{where}: {problem}" if record_id is None else f"{where} (id {record_id!r}): {problem}")
+
+
+def last_line(error: Exception) -> str:
+    """What an error of a C++ library says: such libraries put their source locations on the lines before it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

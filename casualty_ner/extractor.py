@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
-from casualty_ner.batching import group_by_cost
+from casualty_ner.batching import group_by_cost, padded_length
 from casualty_ner.decoding import entities
 from casualty_ner.documents import Entity
 from casualty_ner.labels import TAGS
@@ -18,53 +20,80 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from casualty_ner.checkpoint import Checkpoint
-    from casualty_ner.runtimes.torch import TorchRuntime
+    from casualty_ner.runtimes import Runtime
 
-_CHUNK_CHARS = 300_000
+_CHUNK_CHARS = 150_000
 """`Extractor.stream` gathers about this much text before it runs, so that batches can be sorted by length."""
-_CHUNK_TEXTS = 1_000
+_CHUNK_TEXTS = 500
+_AHEAD = 1
+"""Chunks that are tokenised while an earlier one runs."""
 
 
 class Extractor:
     """Finds casualty entities in texts of any length.
 
     A text longer than the model's window is read in overlapping windows, and each token is scored by the window in which it
-    is most central; nothing is truncated. Entities do not depend on which texts are extracted together.
+    is most central; nothing is truncated. Entities do not depend on which texts are extracted together, beyond the last
+    digits of a score (and with bfloat16, whose sums round differently in batches of different shape, beyond a borderline
+    entity now and then).
 
     Use `from_pretrained`; the constructor is for a model that is already in memory.
+
+    Args:
+        windower: For the model's tokenizer.
+        runtime: The engine with the model.
+        tag_order: For each of `casualty_ner.labels.TAGS` its class index in the model's output.
+        batch_tokens: Padded tokens run together.
     """
 
-    def __init__(self, windower: Windower, runtime: TorchRuntime, tag_order: Sequence[int], batch_tokens: int = 4096):
+    def __init__(self, windower: Windower, runtime: Runtime, tag_order: Sequence[int], batch_tokens: int = 4096):
         self.windower, self.runtime, self.batch_tokens = windower, runtime, batch_tokens
         self._tag_order = list(tag_order)
 
     @classmethod
-    def from_pretrained(cls, checkpoint: str | Path, *, device: str = "auto", batch_tokens: int = 4096) -> Extractor:
-        """Load a checkpoint.
+    def from_pretrained(
+        cls,
+        checkpoint: str | Path,
+        *,
+        device: str = "auto",
+        runtime: str = "auto",
+        precision: str = "auto",
+        batch_tokens: int | None = None,
+    ) -> Extractor:
+        """Load a checkpoint, or an export of one.
 
         Args:
-            checkpoint: A folder that training wrote, or a hub id.
+            checkpoint: A folder that training or ``casualty-ner export`` wrote, or a hub id.
             device: ``"auto"`` (CUDA where it is, else CPU), or any torch device name.
-            batch_tokens: Padded tokens run together; more is faster on a GPU and takes more memory.
+            runtime: The engine: ``"torch"``, ``"openvino"``, ``"onnx"``, or ``"auto"``: what an export was made for, else
+                OpenVINO on a CPU where it is installed (it converts the model in about 3 s, an export spares that), else
+                torch.
+            precision: ``"float32"``, ``"bfloat16"``, ``"int8"`` (exports only), or ``"auto"``: what an export was made
+                for, else bfloat16 on a CPU that has units for it, else float32. ``runtime="torch", precision="float32"``
+                is the reference that F1 is reported with.
+            batch_tokens: Padded tokens run together; by default what ``casualty-ner calibrate`` found for this machine, or
+                what suits most.
 
         Raises:
-            casualty_ner.errors.CheckpointError: It is missing, broken, or made for other labels, or the device is not available.
+            casualty_ner.errors.CheckpointError: It is missing, broken, or made for other labels, the device is not
+                available, or the runtime is not installed or cannot run here.
         """
-        from casualty_ner.checkpoint import load_checkpoint
-        from casualty_ner.runtimes.torch import choose_device
+        from casualty_ner.checkpoint import load_description
+        from casualty_ner.runtimes.load import load_runtime
+        from casualty_ner.tuning import tuned
 
-        chosen = choose_device(device)
-        return cls.from_checkpoint(
-            load_checkpoint(checkpoint), chosen.type if chosen.index is None else str(chosen), batch_tokens
-        )
+        description = load_description(checkpoint)
+        windower = Windower(description.tokenizer, description.window.size, description.window.overlap)
+        engine, budget = tuned(load_runtime(description, device, runtime, precision), description.config)
+        return cls(windower, engine, description.tag_order, batch_tokens or budget)
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint, device: str = "auto", batch_tokens: int = 4096) -> Extractor:
-        """An extractor over a loaded checkpoint."""
+        """An extractor over a loaded checkpoint as it is: in torch, float32."""
         from casualty_ner.runtimes.torch import TorchRuntime, choose_device
 
         windower = Windower(checkpoint.tokenizer, checkpoint.window.size, checkpoint.window.overlap)
-        runtime = TorchRuntime(checkpoint.model, choose_device(device), checkpoint.tokenizer.pad_token_id or 0)
+        runtime = TorchRuntime(checkpoint.model, choose_device(device), checkpoint.pad_id)
         return cls(windower, runtime, checkpoint.tag_order, batch_tokens)
 
     @overload
@@ -78,24 +107,73 @@ class Extractor:
         return list(self.stream(texts))
 
     def stream(self, texts: Iterable[str]) -> Iterator[list[Entity]]:
-        """As `extract`, for any number of texts in bounded memory; yields in the order of the input."""
-        for chunk in _chunks(texts):
-            tokens = self.windower.tokenize(chunk)
-            for text, text_tokens, logits in zip(chunk, tokens, self.logits(tokens), strict=True):
-                yield entities(text, text_tokens, logits)
+        """As `extract`, for any number of texts in bounded memory; yields in the order of the input.
+
+        While the network runs over one stretch of the input, the next is tokenised and the last one decoded.
+        """
+        running: deque[_Running] = deque()
+        pool = ThreadPoolExecutor(self.runtime.workers, thread_name_prefix="casualty-ner")
+        try:
+            for chunk in _chunks(texts):
+                tokens = self.windower.tokenize(chunk)
+                running.append(_Running(chunk, tokens, *self._start(tokens, pool)))
+                if len(running) > _AHEAD:
+                    yield from running.popleft().entities()
+            while running:
+                yield from running.popleft().entities()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def logits(self, texts: Sequence[Tokens]) -> list[NDArray[np.float32]]:
         """Merged scores of every token of each tokenised text, each of shape ``[tokens, tags]`` in the order of `TAGS`."""
-        merged = [np.zeros((len(tokens), len(TAGS)), dtype=np.float32) for tokens in texts]
-        windows = [(index, window) for index, tokens in enumerate(texts) for window in self.windower.windows(tokens)]
-        inputs = [self.windower.model_input(texts[index], window) for index, window in windows]
-        before = len(self.windower.prefix)
-        for batch in group_by_cost([len(ids) for ids in inputs], self.batch_tokens):
-            for position, scores in zip(batch, self.runtime.run([inputs[position] for position in batch]), strict=True):
-                index, window = windows[position]
-                own = slice(before + window.own_start - window.start, before + window.own_stop - window.start)
-                merged[index][window.own_start : window.own_stop] = scores[own][:, self._tag_order]
-        return merged
+        with ThreadPoolExecutor(self.runtime.workers) as pool:
+            merged, parts = self._start(texts, pool)
+            for part in parts:
+                part.result()
+        return np.split(merged, np.cumsum([len(tokens) for tokens in texts])[:-1]) if texts else []
+
+    def _start(self, texts: Sequence[Tokens], pool: ThreadPoolExecutor) -> tuple[NDArray[np.float32], list[Future[None]]]:
+        """Begin to score texts: the array that the scores go to, text after text, and what to wait for until they are there."""
+        merged = np.zeros((sum(map(len, texts)), len(TAGS)), dtype=np.float32)
+        inputs: list[NDArray[np.int64]] = []
+        targets: list[tuple[slice, slice]] = []
+        at, before = 0, len(self.windower.prefix)
+        for tokens in texts:
+            for window in self.windower.windows(tokens):
+                inputs.append(self.windower.model_input(tokens, window))
+                owned = slice(before + window.own_start - window.start, before + window.own_stop - window.start)
+                targets.append((owned, slice(at + window.own_start, at + window.own_stop)))
+            at += len(tokens)
+
+        def score(batch: list[int]) -> None:
+            prepared = self.runtime.prepare([inputs[position] for position in batch])
+            scores = self.runtime.finish(self.runtime.run(prepared), prepared)
+            for position, window_scores in zip(batch, scores, strict=True):
+                owned, target = targets[position]
+                merged[target] = window_scores[owned][:, self._tag_order]
+
+        batches = group_by_cost([padded_length(len(ids), self.runtime.multiple) for ids in inputs], self.batch_tokens)
+        return merged, _submit(pool, score, batches)
+
+
+class _Running:
+    """Texts whose scores are being computed."""
+
+    def __init__(self, texts: list[str], tokens: list[Tokens], logits: NDArray[np.float32], parts: list[Future[None]]):
+        self._texts, self._tokens, self._logits, self._parts = texts, tokens, logits, parts
+
+    def entities(self) -> list[list[Entity]]:
+        """Wait for the scores, and decode them."""
+        for part in self._parts:
+            part.result()
+        return entities(self._texts, self._tokens, self._logits)
+
+
+def _submit(pool: ThreadPoolExecutor, score: Callable[[list[int]], None], batches: list[list[int]]) -> list[Future[None]]:
+    if len(batches) == 1:  # one short text: no thread has to be woken for it
+        score(batches[0])
+        return []
+    return [pool.submit(score, batch) for batch in batches]
 
 
 def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:

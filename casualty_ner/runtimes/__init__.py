@@ -1,1 +1,108 @@
-"""Engines that run the network: windows of token ids in, scores of every token out."""
+"""Engines that run the network: windows of token ids in, scores of every token out.
+
+========  ==========================  =====================================================================
+runtime   precisions                  needs
+========  ==========================  =====================================================================
+torch     float32, bfloat16           nothing more; the only one that runs on a GPU
+openvino  float32, bfloat16, int8     ``pip install 'casualty-ner[openvino]'``; the fastest on an x86 CPU
+onnx      float32, int8               ``pip install 'casualty-ner[onnx]'``
+========  ==========================  =====================================================================
+
+``auto`` takes OpenVINO on a CPU where it is installed, else torch; and of the precisions bfloat16 where the processor has
+units for it, else float32. int8 changes the model more than rounding does, so it is only ever run from an export, whose
+F1 was measured (`casualty_ner.export`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Protocol
+
+from casualty_ner.errors import CheckpointError
+from casualty_ner.machine import has_bfloat16
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from casualty_ner.batching import Batch
+
+AUTO = "auto"
+PRECISIONS = {
+    "torch": ("float32", "bfloat16"),
+    "openvino": ("float32", "bfloat16", "int8"),
+    "onnx": ("float32", "int8"),
+}
+"""The runtimes, and what each can compute in."""
+
+_PACKAGES = {"torch": ("torch",), "openvino": ("openvino",), "onnx": ("onnxruntime", "onnxscript")}
+
+
+class Runtime(Protocol):
+    """An engine with a network loaded. Each batch goes through ``prepare``, ``run`` and ``finish``, in any thread."""
+
+    name: str
+    """Runtime and precision, such as ``openvino-bfloat16``."""
+    workers: int
+    """How many batches run at the same time best, each in a thread of its own."""
+    multiple: int
+    """`prepare` pads to a multiple of this many tokens."""
+
+    def prepare(self, windows: Sequence[NDArray[np.int64]]) -> Batch:
+        """Pad windows of token ids (special tokens included) to one batch."""
+        ...
+
+    def run(self, batch: Batch) -> Any:
+        """Run the network; what it returns is the engine's own."""
+        ...
+
+    def finish(self, output: Any, batch: Batch) -> list[NDArray[np.float32]]:
+        """The logits of each window in the model's class order, shape ``[length, classes]``."""
+        ...
+
+    def worker_choices(self) -> tuple[int, ...]:
+        """The values of ``workers`` that are worth trying on this machine."""
+        ...
+
+    def with_workers(self, workers: int) -> Runtime:
+        """The same network set up to run `workers` batches at once."""
+        ...
+
+
+def choose(runtime: str, precision: str, on_cpu: bool) -> tuple[str, str]:
+    """Resolve ``auto`` to a runtime and a precision that this machine has.
+
+    Raises:
+        CheckpointError: There is no such runtime or precision, it is not installed, or the processor cannot do it.
+    """
+    if runtime == AUTO:
+        runtime = "openvino" if on_cpu and installed("openvino") and precision != "int8" else "torch"
+    if runtime not in PRECISIONS:
+        raise CheckpointError(f"no runtime {runtime!r}; choose one of auto, {', '.join(PRECISIONS)}")
+    if precision == AUTO:
+        has_units = on_cpu and has_bfloat16() and "bfloat16" in PRECISIONS[runtime]
+        precision = "bfloat16" if has_units else "float32"
+    if precision not in PRECISIONS[runtime]:
+        raise CheckpointError(
+            f"runtime {runtime!r} has no precision {precision!r}; choose one of auto, {', '.join(PRECISIONS[runtime])}"
+        )
+    if not on_cpu and runtime != "torch":
+        raise CheckpointError(f"runtime {runtime!r} runs on the CPU only; use device='cpu', or runtime='torch' for the GPU")
+    require(runtime)
+    if on_cpu and precision == "bfloat16" and not has_bfloat16():
+        raise CheckpointError(
+            "this processor has no units for bfloat16 (AMX or AVX-512 BF16), it would be slower than float32; use precision='float32'"
+        )
+    return runtime, precision
+
+
+def installed(runtime: str) -> bool:
+    """Whether the packages of a runtime are there."""
+    return all(find_spec(package) is not None for package in _PACKAGES[runtime])
+
+
+def require(runtime: str) -> None:
+    """Raise `CheckpointError`, naming the extra to install, if a runtime is not installed."""
+    if not installed(runtime):
+        raise CheckpointError(f"runtime {runtime!r} is not installed; install it with: pip install 'casualty-ner[{runtime}]'")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from casualty_ner.batching import Batch, pad, unpad
 from casualty_ner.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def choose_device(device: str) -> torch.device:
 
 
 class TorchRuntime:
-    """Runs a token-classification model as it is (float32 unless the model was cast).
+    """Runs a token-classification model as it is (float32 unless the model was cast). torch parts each batch among the cores.
 
     Args:
         model: The model; it is moved to `device` and keeps its training mode.
@@ -40,27 +41,30 @@ class TorchRuntime:
         pad_id: The id that fills a batch; the attention mask hides it.
     """
 
+    workers = 1
+    multiple = 1
+
     def __init__(self, model: PreTrainedModel, device: torch.device, pad_id: int):
         self.model, self.device, self.pad_id = model.to(device), device, pad_id
+        self.name = f"torch-{str(model.dtype).removeprefix('torch.')}"
+
+    def prepare(self, windows: Sequence[NDArray[np.int64]]) -> Batch:
+        return pad(windows, self.pad_id)
 
     @torch.inference_mode()
-    def run(self, windows: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float32]]:
-        """Score one padded batch.
-
-        Args:
-            windows: Token ids with special tokens, each of shape ``[length]``; lengths may differ.
-
-        Returns:
-            For each window its logits in the model's class order, shape ``[length, classes]``.
-        """
-        longest = max(map(len, windows))
-        ids = np.full((len(windows), longest), self.pad_id, dtype=np.int64)
-        mask = np.zeros((len(windows), longest), dtype=np.int64)
-        for row, window in enumerate(windows):
-            ids[row, : len(window)] = window
-            mask[row, : len(window)] = 1
+    def run(self, batch: Batch) -> torch.Tensor:
+        """The logits on the device, shape ``[windows, padded, classes]``."""
         output = self.model(
-            input_ids=torch.from_numpy(ids).to(self.device), attention_mask=torch.from_numpy(mask).to(self.device)
+            input_ids=torch.from_numpy(batch.ids).to(self.device), attention_mask=torch.from_numpy(batch.mask).to(self.device)
         )
-        logits = output.logits.float().cpu().numpy()
-        return [logits[row, : len(window)] for row, window in enumerate(windows)]
+        return output.logits
+
+    def finish(self, output: torch.Tensor, batch: Batch) -> list[NDArray[np.float32]]:
+        return unpad(output.float().cpu().numpy(), batch.lengths)
+
+    def worker_choices(self) -> tuple[int, ...]:
+        return (1,)
+
+    def with_workers(self, workers: int) -> TorchRuntime:
+        assert workers == 1
+        return self

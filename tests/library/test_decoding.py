@@ -64,7 +64,7 @@ def test_a_unit_is_tagged_as_a_whole() -> None:
     logits[1, TAG_IDS["B-ACTOR"]] = 3  # a second piece cannot begin an entity of its own
     logits[1, TAG_IDS["I-ACTOR"]] = 2
     logits[2, TAG_IDS["O"]] = 4
-    (entity,) = entities("Traore said", tokens, logits)
+    ((entity,),) = entities(["Traore said"], [tokens], logits)
     assert (entity.start, entity.end, entity.label, entity.text) == (0, 6, "ACTOR", "Traore")
 
 
@@ -87,7 +87,7 @@ def test_the_score_is_the_probability_of_exactly_this_span() -> None:
     probabilities[2, TAG_IDS["I-COUNT"]] = 0.92
     probabilities[3, TAG_IDS["I-COUNT"]] = 0.30
     probabilities[3, TAG_IDS["O"]] = 0.63
-    (entity,) = entities(text, tokens, np.log(probabilities))
+    ((entity,),) = entities([text], [tokens], np.log(probabilities))
     assert entity.text == "at least 36"
     assert np.isclose(entity.score, 0.92**3 * 0.70)
     assert type(entity.score) is float
@@ -98,4 +98,19 @@ def test_adjacent_entities_stay_apart() -> None:
     tokens = tokens_of("women children", [[1], [2]])
     logits = np.zeros((2, 9))
     logits[:, TAG_IDS["B-ACTOR"]] = 5
-    assert [entity.text for entity in entities("women children", tokens, logits)] == ["women", "children"]
+    assert [entity.text for entity in entities(["women children"], [tokens], logits)[0]] == ["women", "children"]
+
+
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=6), st.integers(0, 2**32 - 1))
+def test_texts_decoded_together_are_what_each_is_alone(lengths: list[int], seed: int) -> None:
+    chance = np.random.default_rng(seed)
+    words = [" ".join(["word"] * length) for length in lengths]
+    tokens = [tokens_of(text, [[1]] * length) if length else nothing() for text, length in zip(words, lengths, strict=True)]
+    logits = [chance.normal(size=(length, 9)) * 3 for length in lengths]
+    together = entities(words, tokens, np.concatenate(logits))
+    assert together == [entities([text], [own], one)[0] for text, own, one in zip(words, tokens, logits, strict=True)]
+
+
+def nothing() -> Tokens:
+    empty = np.zeros(0, dtype=np.int64)
+    return Tokens(empty, empty, empty.reshape(0, 2))

@@ -1,0 +1,78 @@
+"""From what was asked for to an engine with the model loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from casualty_ner.encoders import sha256
+from casualty_ner.errors import CheckpointError
+from casualty_ner.runtimes import AUTO, PRECISIONS, Runtime, choose
+
+if TYPE_CHECKING:
+    from casualty_ner.checkpoint import Description
+
+
+def load_runtime(description: Description, device: str, runtime: str, precision: str) -> Runtime:
+    """Load the model of a checkpoint or an export into an engine.
+
+    Raises:
+        CheckpointError: The device, runtime or precision is not available here, an export was made for another, or the
+            model cannot be read.
+    """
+    if description.export is not None:
+        return _load_export(description, description.export, device, runtime, precision)
+    from casualty_ner.checkpoint import load_weights
+    from casualty_ner.runtimes.torch import TorchRuntime, choose_device
+
+    chosen = choose_device(device)
+    runtime, precision = choose(runtime, precision, chosen.type == "cpu")
+    if precision == "int8":
+        raise CheckpointError(
+            f"{description.location}: int8 changes a model enough to be measured first; make an export with "
+            f"'casualty-ner export --runtime {runtime} --precision int8 …' and load that"
+        )
+    checkpoint = load_weights(description)
+    if runtime == "openvino":
+        from casualty_ner.runtimes import openvino
+
+        return openvino.OpenVinoRuntime(openvino.convert(checkpoint), precision, description.pad_id)
+    if runtime == "onnx":
+        from casualty_ner.runtimes import onnx
+
+        return onnx.OnnxRuntime(onnx.convert(checkpoint), precision, description.pad_id)
+    import torch
+
+    return TorchRuntime(checkpoint.model.to(getattr(torch, precision)), chosen, description.pad_id)
+
+
+def _load_export(description: Description, export: Mapping[str, Any], device: str, runtime: str, precision: str) -> Runtime:
+    where = description.location
+    try:
+        made_for, computes_in, files = export["runtime"], export["precision"], dict(export["files"])
+    except (KeyError, TypeError, ValueError):
+        raise CheckpointError(
+            f"{where}: casualty_ner.json does not say what the export is; export the checkpoint again"
+        ) from None
+    if made_for not in PRECISIONS or computes_in not in PRECISIONS[made_for]:
+        raise CheckpointError(f"{where}: an export for {made_for} in {computes_in}, unknown to this package; update casualty_ner")
+    if runtime not in (AUTO, made_for) or precision not in (AUTO, computes_in):
+        raise CheckpointError(
+            f"{where}: an export for {made_for} in {computes_in}; for {runtime} in {precision} load the checkpoint that it was made from"
+        )
+    choose(made_for, computes_in, device in (AUTO, "cpu"))
+    for name, expected in files.items():
+        path = Path(where) / name
+        found = sha256(path) if path.is_file() else "no such file"
+        if found != expected:
+            raise CheckpointError(
+                f"{path}: SHA-256 is {found}, expected {expected}; the file is damaged, export the checkpoint again"
+            )
+    if made_for == "openvino":
+        from casualty_ner.runtimes import openvino
+
+        return openvino.OpenVinoRuntime(openvino.load(Path(where)), computes_in, description.pad_id)
+    from casualty_ner.runtimes import onnx
+
+    return onnx.OnnxRuntime(onnx.load(Path(where)), computes_in, description.pad_id)
