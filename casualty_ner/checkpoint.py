@@ -158,6 +158,11 @@ def max_positions(config: PretrainedConfig) -> int | None:
     return limit
 
 
+def architecture(config: PretrainedConfig) -> str:
+    """The family and size, such as ``bert 6x384`` (layers and width)."""
+    return f"{config.model_type} {getattr(config, 'num_hidden_layers', '?')}x{getattr(config, 'hidden_size', '?')}"
+
+
 def _class_names(config: PretrainedConfig) -> list[str]:
     return [str(name) for _, name in sorted((config.id2label or {}).items())]
 

@@ -19,13 +19,18 @@ from casualty_ner import __version__, html
 from casualty_ner.dataset import SPLITS, assign_splits, load_articles, split_files
 from casualty_ner.documents import Entity
 from casualty_ner.errors import CasualtyNerError, RecordError
+from casualty_ner.export import MAX_LOSS, export
 from casualty_ner.extractor import Extractor
 from casualty_ner.inputs import FORMATS, read_texts
 from casualty_ner.records import dump_line, open_output, write_records
+from casualty_ner.runtimes import PRECISIONS, choose
+from casualty_ner.tuning import calibrate, tuning_file
 from casualty_ner.validation import ERROR, Totals, check, tables
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+_PRECISIONS = ("auto", "float32", "bfloat16", "int8")
+_PRECISION_HELP = "what it computes in (default: bfloat16 where the processor has units for it, else float32)"
 
 
 def run_command(command: Callable[[], int]) -> int:
@@ -64,10 +69,39 @@ def _parser() -> argparse.ArgumentParser:
     extract.add_argument("--format", choices=("jsonl", "html"), default="jsonl", help="what to write (default: %(default)s)")
     extract.add_argument("--input-format", choices=FORMATS, default="auto", help="what the inputs are (default: by their ending)")
     extract.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, … (default: %(default)s)")
+    _add_engine(extract)
     extract.add_argument(
         "--skip-bad", action="store_true", help="go on after an unusable input or line; each is listed on standard error"
     )
     extract.set_defaults(run=_extract)
+
+    exporter = commands.add_parser("export", help="make a checkpoint ready for another engine, if it finds the same there")
+    exporter.add_argument(
+        "--checkpoint", default="runs/minilm", help="a folder that training wrote, or a hub id (default: %(default)s)"
+    )
+    exporter.add_argument("--runtime", choices=("openvino", "onnx"), default="openvino", help="the engine (default: %(default)s)")
+    exporter.add_argument("--precision", choices=_PRECISIONS, default="auto", help=_PRECISION_HELP)
+    exporter.add_argument(
+        "--data",
+        default="data/annotations",
+        help="annotated articles to measure F1 on: a corpus folder or a JSONL file (default: %(default)s)",
+    )
+    exporter.add_argument("--split", default="validation", help="the split of a corpus folder (default: %(default)s)")
+    exporter.add_argument(
+        "--max-loss",
+        type=float,
+        default=MAX_LOSS,
+        metavar="F1",
+        help="write nothing if more strict F1 than this is lost (default: %(default)s)",
+    )
+    exporter.add_argument("--out", type=Path, help="the folder to write (default: the checkpoint's, -RUNTIME-PRECISION appended)")
+    exporter.set_defaults(run=_export)
+
+    calibrator = commands.add_parser("calibrate", help="measure how this machine runs a checkpoint best, and remember it")
+    calibrator.add_argument("--checkpoint", default="runs/minilm", help="a checkpoint or an export (default: %(default)s)")
+    calibrator.add_argument("--device", default="auto", help="auto, cpu, cuda, … (default: %(default)s)")
+    _add_engine(calibrator)
+    calibrator.set_defaults(run=_calibrate)
 
     checker = commands.add_parser("check", help="validate a corpus and count what is in it")
     checker.add_argument("path", help="a corpus folder or a JSONL file")
@@ -80,8 +114,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_engine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runtime", choices=("auto", *PRECISIONS), default="auto", help="the engine (default: the fastest here)")
+    parser.add_argument("--precision", choices=_PRECISIONS, default="auto", help=_PRECISION_HELP)
+
+
+def _load(options: argparse.Namespace) -> Extractor:
+    return Extractor.from_pretrained(
+        options.checkpoint, device=options.device, runtime=options.runtime, precision=options.precision
+    )
+
+
 def _extract(options: argparse.Namespace) -> int:
-    extractor = Extractor.from_pretrained(options.checkpoint, device=options.device)
+    extractor = _load(options)
     skipped: list[RecordError] = []
     fatal: list[RecordError] = []
 
@@ -119,6 +164,37 @@ def _write_html(stream: TextIO, results: Iterable[tuple[str, str, list[Entity]]]
     for name, text, entities in results:
         stream.write(html.section(name, text, entities))
     stream.write(html.TAIL)
+
+
+def _export(options: argparse.Namespace) -> int:
+    runtime, precision = choose(options.runtime, options.precision, on_cpu=True)
+    checkpoint = options.checkpoint.rstrip("/")
+    out = options.out or Path(f"{checkpoint}-{runtime}-{precision}")
+    record = export(
+        checkpoint=checkpoint,
+        runtime=runtime,
+        precision=precision,
+        data=options.data,
+        split=options.split,
+        out=out,
+        max_loss=options.max_loss,
+    )
+    guard = record["guard"]
+    print(
+        f"{out}: strict F1 {guard['f1_export']:.4f}, the original's {guard['f1_original']:.4f}; "
+        f"{guard['agreement']:.2%} of the entities are the same ({guard['articles']} articles, {guard['data']})"
+    )
+    return 0
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    extractor = _load(options)
+    best = calibrate(extractor)
+    print(
+        f"{extractor.runtime.name}: {best.workers} batches at once of {best.batch_tokens} tokens, "
+        f"{best.tokens_per_second:,.0f} tokens/s; remembered in {tuning_file()}"
+    )
+    return 0
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -84,7 +84,7 @@ class Extractor:
 
         description = load_description(checkpoint)
         windower = Windower(description.tokenizer, description.window.size, description.window.overlap)
-        engine, budget = tuned(load_runtime(description, device, runtime, precision), description.config)
+        engine, budget = tuned(load_runtime(description, device, runtime, precision))
         return cls(windower, engine, description.tag_order, batch_tokens or budget)
 
     @classmethod

@@ -22,8 +22,6 @@ from casualty_ner.errors import OutputError
 from casualty_ner.machine import cores, cpu_name
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
-
     from casualty_ner.extractor import Extractor
     from casualty_ner.runtimes import Runtime
 
@@ -50,14 +48,9 @@ class Tuning:
     tokens_per_second: float
 
 
-def cache_folder() -> Path:
-    """Where what was measured is kept."""
-    return Path(os.environ.get("CASUALTY_NER_CACHE") or Path.home() / ".cache" / "casualty_ner")
-
-
-def tuned(runtime: Runtime, config: PretrainedConfig) -> tuple[Runtime, int]:
+def tuned(runtime: Runtime) -> tuple[Runtime, int]:
     """The engine as this machine runs it best, and the batch budget; as it is, with the default budget, if nothing is known."""
-    known = _read().get(_key(runtime, config))
+    known = _read().get(_key(runtime))
     on_gpu = getattr(getattr(runtime, "device", None), "type", "cpu") != "cpu"
     if known is None or on_gpu:
         return runtime, DEFAULT_BUDGETS[runtime.name.split("-")[0]]
@@ -66,7 +59,7 @@ def tuned(runtime: Runtime, config: PretrainedConfig) -> tuple[Runtime, int]:
     return runtime, known.batch_tokens
 
 
-def calibrate(extractor: Extractor, config: PretrainedConfig) -> Tuning:
+def calibrate(extractor: Extractor) -> Tuning:
     """Measure the settings worth trying, a second each, and remember the best for this machine.
 
     Raises:
@@ -82,7 +75,7 @@ def calibrate(extractor: Extractor, config: PretrainedConfig) -> Tuning:
             if best is None or rate > best.tokens_per_second:
                 best = Tuning(workers, budget, rate)
     assert best is not None
-    _write({**_read(), _key(extractor.runtime, config): best})
+    _write({**_read(), _key(extractor.runtime): best})
     return best
 
 
@@ -118,27 +111,28 @@ def _batches(windows: list[np.ndarray], budget: int) -> Iterator[list[np.ndarray
         yield [windows[index] for index in group]
 
 
-def _key(runtime: Runtime, config: PretrainedConfig) -> str:
-    model = f"{config.model_type} {getattr(config, 'num_hidden_layers', 0)}x{getattr(config, 'hidden_size', 0)}"
-    return f"{runtime.name} | {model} | {cpu_name()} | {cores()} cores"
+def _key(runtime: Runtime) -> str:
+    return f"{runtime.name} | {runtime.architecture} | {cpu_name()} | {cores()} cores"
 
 
-def _path() -> Path:
-    return cache_folder() / "tuning.json"
+def tuning_file() -> Path:
+    """Where what was measured is kept."""
+    folder = os.environ.get("CASUALTY_NER_CACHE")
+    return (Path(folder) if folder else Path.home() / ".cache" / "casualty_ner") / "tuning.json"
 
 
 def _read() -> dict[str, Tuning]:
     try:
-        return {key: Tuning(**value) for key, value in json.loads(_path().read_text(encoding="utf-8")).items()}
+        return {key: Tuning(**value) for key, value in json.loads(tuning_file().read_text(encoding="utf-8")).items()}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        logger.warning("%s: not readable (%s), so defaults are used; run casualty-ner calibrate again", _path(), error)
+        logger.warning("%s: not readable (%s), so defaults are used; run casualty-ner calibrate again", tuning_file(), error)
         return {}
 
 
 def _write(known: dict[str, Tuning]) -> None:
-    path = _path()
+    path = tuning_file()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.partial")

@@ -44,6 +44,8 @@ class Runtime(Protocol):
 
     name: str
     """Runtime and precision, such as ``openvino-bfloat16``."""
+    architecture: str
+    """The model's family and size, such as ``bert 6x384``."""
     workers: int
     """How many batches run at the same time best, each in a thread of its own."""
     multiple: int

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from casualty_ner.checkpoint import architecture, load_weights
 from casualty_ner.encoders import sha256
 from casualty_ner.errors import CheckpointError
 from casualty_ner.runtimes import AUTO, PRECISIONS, Runtime, choose
@@ -23,7 +24,6 @@ def load_runtime(description: Description, device: str, runtime: str, precision:
     """
     if description.export is not None:
         return _load_export(description, description.export, device, runtime, precision)
-    from casualty_ner.checkpoint import load_weights
     from casualty_ner.runtimes.torch import TorchRuntime, choose_device
 
     chosen = choose_device(device)
@@ -37,11 +37,13 @@ def load_runtime(description: Description, device: str, runtime: str, precision:
     if runtime == "openvino":
         from casualty_ner.runtimes import openvino
 
-        return openvino.OpenVinoRuntime(openvino.convert(checkpoint), precision, description.pad_id)
+        return openvino.OpenVinoRuntime(
+            openvino.convert(checkpoint), precision, description.pad_id, architecture(description.config)
+        )
     if runtime == "onnx":
         from casualty_ner.runtimes import onnx
 
-        return onnx.OnnxRuntime(onnx.convert(checkpoint), precision, description.pad_id)
+        return onnx.OnnxRuntime(onnx.convert(checkpoint), precision, description.pad_id, architecture(description.config))
     import torch
 
     return TorchRuntime(checkpoint.model.to(getattr(torch, precision)), chosen, description.pad_id)
@@ -72,7 +74,9 @@ def _load_export(description: Description, export: Mapping[str, Any], device: st
     if made_for == "openvino":
         from casualty_ner.runtimes import openvino
 
-        return openvino.OpenVinoRuntime(openvino.load(Path(where)), computes_in, description.pad_id)
+        return openvino.OpenVinoRuntime(
+            openvino.load(Path(where)), computes_in, description.pad_id, architecture(description.config)
+        )
     from casualty_ner.runtimes import onnx
 
-    return onnx.OnnxRuntime(onnx.load(Path(where)), computes_in, description.pad_id)
+    return onnx.OnnxRuntime(onnx.load(Path(where)), computes_in, description.pad_id, architecture(description.config))

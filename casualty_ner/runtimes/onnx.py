@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from casualty_ner.checkpoint import Checkpoint
 
 MODEL_FILE = "model.onnx"
-FILES = (MODEL_FILE,)
+FILES: tuple[str, ...] = (MODEL_FILE,)
 _INPUTS = ("input_ids", "attention_mask")
 
 
@@ -40,6 +40,7 @@ class OnnxRuntime:
         model: The serialised model, with the inputs ``input_ids`` and ``attention_mask``, and the logits as its output.
         precision: What it computes in (``float32`` or ``int8``; the model itself says so, this is for its name).
         pad_id: The id that fills a batch; the attention mask hides it.
+        architecture: The model's family and size.
         workers: Batches run at once, the cores parted among them; by default one batch a core.
 
     Raises:
@@ -48,10 +49,10 @@ class OnnxRuntime:
 
     multiple = 1
 
-    def __init__(self, model: bytes, precision: str, pad_id: int, workers: int | None = None):
+    def __init__(self, model: bytes, precision: str, pad_id: int, architecture: str, workers: int | None = None):
         import onnxruntime
 
-        self._model, self.precision, self.pad_id = model, precision, pad_id
+        self._model, self.precision, self.pad_id, self.architecture = model, precision, pad_id, architecture
         self.workers = workers or cores()
         self.name = f"onnx-{precision}"
         options = onnxruntime.SessionOptions()
@@ -79,7 +80,7 @@ class OnnxRuntime:
         return tuple(sorted({1, max(1, cores() // 2), cores()}))
 
     def with_workers(self, workers: int) -> OnnxRuntime:
-        return OnnxRuntime(self._model, self.precision, self.pad_id, workers)
+        return OnnxRuntime(self._model, self.precision, self.pad_id, self.architecture, workers)
 
 
 def convert(checkpoint: Checkpoint) -> bytes:

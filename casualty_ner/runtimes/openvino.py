@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from casualty_ner.checkpoint import Checkpoint
 
 MODEL_FILE = "openvino_model.xml"
-FILES = (MODEL_FILE, "openvino_model.bin")
+FILES: tuple[str, ...] = (MODEL_FILE, "openvino_model.bin")
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
 
@@ -63,6 +63,7 @@ class OpenVinoRuntime:
         precision: ``float32``, ``bfloat16``, or ``int8`` for a quantised model (what it leaves unquantised is computed in
             bfloat16 where the processor can, else in float32).
         pad_id: The id that fills a batch; the attention mask hides it.
+        architecture: The model's family and size.
         workers: Streams; by default one a core.
 
     Raises:
@@ -71,8 +72,8 @@ class OpenVinoRuntime:
 
     multiple = 16  # tokens; the rows of a matrix tile, and few different shapes to prepare kernels for
 
-    def __init__(self, model: Any, precision: str, pad_id: int, workers: int | None = None):
-        self._model, self.precision, self.pad_id = model, precision, pad_id
+    def __init__(self, model: Any, precision: str, pad_id: int, architecture: str, workers: int | None = None):
+        self._model, self.precision, self.pad_id, self.architecture = model, precision, pad_id, architecture
         self.workers = workers or cores()
         self.name = f"openvino-{precision}"
         core = openvino().Core()
@@ -113,7 +114,7 @@ class OpenVinoRuntime:
         return tuple(sorted({1, max(1, cores() // 2), cores()}))
 
     def with_workers(self, workers: int) -> OpenVinoRuntime:
-        return OpenVinoRuntime(self._model, self.precision, self.pad_id, workers)
+        return OpenVinoRuntime(self._model, self.precision, self.pad_id, self.architecture, workers)
 
 
 def convert(checkpoint: Checkpoint) -> Any:

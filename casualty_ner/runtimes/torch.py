@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from casualty_ner.batching import Batch, pad, unpad
+from casualty_ner.checkpoint import architecture
 from casualty_ner.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class TorchRuntime:
 
     def __init__(self, model: PreTrainedModel, device: torch.device, pad_id: int):
         self.model, self.device, self.pad_id = model.to(device), device, pad_id
+        self.architecture = architecture(model.config)
         self.name = f"torch-{str(model.dtype).removeprefix('torch.')}"
 
     def prepare(self, windows: Sequence[NDArray[np.int64]]) -> Batch:
