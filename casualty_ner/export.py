@@ -70,9 +70,7 @@ def export(
     except OSError as error:
         raise OutputError(f"{out}: cannot be written: {error.strerror}; choose another --out") from None
     try:
-        record = _write_model(loaded, runtime, precision, data, partial)
-        facts = {key: value for key, value in loaded.metadata.items() if key not in ("format_version", "window")}
-        save_metadata(partial, loaded.window, **{**facts, "export": record})
+        record = write_export(loaded, runtime, precision, data, partial)
         exported = _extract(Extractor.from_pretrained(partial), articles)
         record["guard"] = {
             "data": source.name,
@@ -86,7 +84,7 @@ def export(
                 f"{runtime} in {precision} loses {loss:.4f} strict F1 on {source} ({record['guard']['f1_original']:.4f} -> "
                 f"{record['guard']['f1_export']:.4f}), more than {max_loss}; nothing was written. Use a higher precision, or allow it with --max-loss"
             )
-        save_metadata(partial, loaded.window, **{**facts, "export": record})
+        _record(loaded, record, partial)
         partial.chmod(0o755)
         partial.rename(out)
     except OSError as error:
@@ -96,30 +94,41 @@ def export(
     return record
 
 
-def _write_model(loaded: Checkpoint, runtime: str, precision: str, data: str | Path, folder: Path) -> dict[str, Any]:
-    """Write the model and what lies beside it, and say what it is."""
+def write_export(checkpoint: Checkpoint, runtime: str, precision: str, data: str | Path, folder: Path) -> dict[str, Any]:
+    """Write an export into an existing folder without measuring it; returns what was recorded of it."""
     for pattern in _WITHOUT_WEIGHTS:
-        for file in Path(loaded.location).glob(pattern):
+        for file in Path(checkpoint.location).glob(pattern):
             if "safetensors" not in file.name:
                 shutil.copyfile(file, folder / file.name)
-    record: dict[str, Any] = {"runtime": runtime, "precision": precision, "checkpoint": loaded.location, "made_on": cpu_name()}
+    record: dict[str, Any] = {
+        "runtime": runtime,
+        "precision": precision,
+        "checkpoint": checkpoint.location,
+        "made_on": cpu_name(),
+    }
     if runtime == "openvino":
         from casualty_ner.runtimes import openvino
 
-        model = openvino.convert(loaded)
+        model = openvino.convert(checkpoint)
         if precision == "int8":
             texts, record["calibrated_on"] = _calibration_texts(data)
-            model = openvino.quantize(model, _samples(loaded, texts))
+            model = openvino.quantize(model, _samples(checkpoint, texts))
         openvino.save(model, folder)
         files, record["engine"] = openvino.FILES, f"openvino {openvino.version()}"
     else:
         from casualty_ner.runtimes import onnx
 
-        serialised = onnx.convert(loaded)
+        serialised = onnx.convert(checkpoint)
         onnx.save(onnx.quantize(serialised) if precision == "int8" else serialised, folder)
         files, record["engine"] = onnx.FILES, f"onnxruntime {onnx.version()}"
     record["files"] = {name: sha256(folder / name) for name in files}
+    _record(checkpoint, record, folder)
     return record
+
+
+def _record(checkpoint: Checkpoint, record: dict[str, Any], folder: Path) -> None:
+    facts = {key: value for key, value in checkpoint.metadata.items() if key not in ("format_version", "window")}
+    save_metadata(folder, checkpoint.window, **{**facts, "export": record})
 
 
 def _calibration_texts(data: str | Path) -> tuple[list[str], str]:

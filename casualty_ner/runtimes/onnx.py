@@ -100,7 +100,7 @@ def convert(checkpoint: Checkpoint) -> bytes:
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
             return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
 
-    example = torch.ones(2, 16, dtype=torch.int64)
+    ids, mask = (torch.ones(2, 16, dtype=torch.int64) for _ in _INPUTS)  # two tensors: of one, the exporter makes one input
     axes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
@@ -108,7 +108,7 @@ def convert(checkpoint: Checkpoint) -> bytes:
             warnings.simplefilter("ignore")  # deprecations between torch and its own exporter
             program = torch.onnx.export(
                 Logits().eval(),
-                (example, example),
+                (ids, mask),
                 dynamo=True,
                 dynamic_shapes=dict.fromkeys(_INPUTS, axes),
                 input_names=list(_INPUTS),

@@ -6,11 +6,12 @@ two batches on two cores do not wait for each other.
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -134,13 +135,11 @@ def convert(checkpoint: Checkpoint) -> Any:
             return self.model(input_ids=ids, attention_mask=mask).logits
 
     package = openvino()
-    example = torch.ones(2, 16, dtype=torch.int64)
+    example = tuple(torch.ones(2, 16, dtype=torch.int64) for _ in range(2))
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # the tracer's, about branches that do not depend on the input here
-            return package.convert_model(
-                Logits().eval(), example_input=(example, example), input=[package.PartialShape([-1, -1])] * 2
-            )
+            return package.convert_model(Logits().eval(), example_input=example, input=[package.PartialShape([-1, -1])] * 2)
     except Exception as error:  # the tracer and the converter raise what they like
         raise CheckpointError(
             f"{checkpoint.location}: OpenVINO cannot convert this architecture: {last_line(error)}; use runtime='torch'"
@@ -162,7 +161,8 @@ def quantize(model: Any, samples: Iterable[Batch]) -> Any:
     logging.getLogger("nncf").setLevel(logging.ERROR)
     names = [one.get_any_name() for one in model.inputs]
     inputs = [dict(zip(names, (sample.ids, sample.mask), strict=True)) for sample in samples]
-    return nncf.quantize(model, nncf.Dataset(inputs), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(inputs))
+    with redirect_stdout(io.StringIO()):  # its progress bars
+        return nncf.quantize(model, nncf.Dataset(inputs), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(inputs))
 
 
 def save(model: Any, folder: Path) -> None:
