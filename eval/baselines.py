@@ -26,7 +26,7 @@ def stock_pipeline(checkpoint: str, device: str, batch_size: int) -> Callable[[S
 
 
 def sorted_loop(
-    checkpoint: str, device: str, size: int = 256, overlap: int = 64, batch_tokens: int = 4096
+    checkpoint: str, device: str, size: int, overlap: int, batch_tokens: int = 4096
 ) -> Callable[[Sequence[str]], Spans]:
     """What a careful engineer writes: overlapping windows by the tokenizer, sorted by length, batched, argmax, grouped."""
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)

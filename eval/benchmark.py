@@ -29,7 +29,7 @@ import numpy as np
 from tqdm import tqdm
 
 from casualty_ner.batching import Batch
-from casualty_ner.checkpoint import Checkpoint, load_checkpoint
+from casualty_ner.checkpoint import Checkpoint, load_checkpoint, load_description
 from casualty_ner.cli import run_command
 from casualty_ner.dataset import load_articles, split_file
 from casualty_ner.decoding import entities
@@ -52,6 +52,7 @@ _LEAST_SECONDS = 1.5
 """A system that is through with the articles sooner runs over them several times."""
 _SHORT_CHARS = 300
 _LATENCY_CALLS = 20
+_PROBE_TEXTS = 32
 
 Spans = list[list[Span]]
 System = Callable[[Sequence[str]], Spans]
@@ -73,7 +74,8 @@ def load_system(name: str, checkpoint: str, exports: Path, device: str) -> tuple
         from eval.baselines import sorted_loop, stock_pipeline
 
         if name == LOOP:
-            return sorted_loop(checkpoint, device), None
+            window = load_description(checkpoint).window
+            return sorted_loop(checkpoint, device, window.size, window.overlap), None
         return stock_pipeline(checkpoint, device, int(name.split()[-1])), None
     runtime, precision = name.split("-")
     source = checkpoint if runtime == "torch" else exports / name
@@ -154,7 +156,7 @@ def probe(name: str, checkpoint: str, exports: Path, device: str, texts: Sequenc
     system, _ = load_system(name, checkpoint, exports, device)
     system([texts[0][:_SHORT_CHARS]])
     ready = time.time() - psutil.Process().create_time()
-    system(texts)
+    system(texts[:_PROBE_TEXTS])
     return {"cold_start_seconds": ready, "peak_memory_mb": _peak_memory_mb()}
 
 

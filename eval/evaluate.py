@@ -137,6 +137,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--split", help="the split of a corpus folder (default: test)")
     parser.add_argument("--out", required=True, type=Path, help="the folder for the report")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, … (default: %(default)s)")
+    parser.add_argument("--runtime", default="torch", help="the engine; auto for an export (default: %(default)s)")
+    parser.add_argument(
+        "--precision", default=None, help="what it computes in (default: float32 in torch, else the engine's own)"
+    )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     return run_command(lambda: _run(options))
@@ -146,7 +150,11 @@ def _run(options: argparse.Namespace) -> int:
     data = split_file(options.data, options.split or "test")
     articles = load_articles(data)
     if options.checkpoint:
-        predictions = predict(Extractor.from_pretrained(options.checkpoint, device=options.device), articles)
+        precision = options.precision or ("float32" if options.runtime == "torch" else "auto")
+        extractor = Extractor.from_pretrained(
+            options.checkpoint, device=options.device, runtime=options.runtime, precision=precision
+        )
+        predictions = predict(extractor, articles)
     else:
         predictions = read_predictions(options.predictions, articles)
     report = build_report(articles, predictions, data, options.checkpoint or options.predictions)

@@ -42,7 +42,7 @@ class MatmulLimit:
         self._weights = [self._random(outputs, inputs).t() for inputs, outputs in self._shapes]
         self._multiply: Callable[..., Any] = torch._int_mm if dtype == "int8" else torch.mm
 
-    def measure(self, seconds: float = 0.4) -> float:
+    def measure(self, seconds: float = 0.25) -> float:
         """Operations a second: the best over several row counts and, on a CPU, over one copy on all cores and one copy a core."""
         total = torch.get_num_threads()
         copies = sorted({1, total}) if self._device.type == "cpu" else [1]

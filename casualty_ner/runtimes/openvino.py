@@ -137,7 +137,7 @@ def convert(checkpoint: Checkpoint) -> Any:
     package = openvino()
     example = tuple(torch.ones(2, 16, dtype=torch.int64) for _ in range(2))
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), redirect_stdout(sys.stderr), torch.no_grad():  # it prints where INFO is logged
             warnings.simplefilter("ignore")  # the tracer's, about branches that do not depend on the input here
             return package.convert_model(Logits().eval(), example_input=example, input=[package.PartialShape([-1, -1])] * 2)
     except Exception as error:  # the tracer and the converter raise what they like
