@@ -177,11 +177,16 @@ def _submit(pool: ThreadPoolExecutor, score: Callable[[list[int]], None], batche
 
 
 def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Consecutive texts of about `_CHUNK_CHARS` characters together, at least one each."""
+    """Consecutive texts of about `_CHUNK_CHARS` characters together, at least one each; the first chunks are smaller.
+
+    So the network has something to do soon, and the first entities are there soon.
+    """
     iterator = iter(texts)
+    enough = _CHUNK_CHARS // 8
     for first in iterator:
         chunk, size = [first], len(first)
-        while size < _CHUNK_CHARS and len(chunk) < _CHUNK_TEXTS and (following := next(iterator, None)) is not None:
+        while size < enough and len(chunk) < _CHUNK_TEXTS and (following := next(iterator, None)) is not None:
             chunk.append(following)
             size += len(following)
         yield chunk
+        enough = min(2 * enough, _CHUNK_CHARS)

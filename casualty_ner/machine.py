@@ -30,6 +30,11 @@ def cpu_name() -> str:
     return f"{name} ({numbers})" if numbers else name
 
 
+def cpu_and_cores() -> str:
+    """What something that was measured on the CPU holds for."""
+    return f"{cpu_name()}, {cores()} cores"
+
+
 @cache
 def has_bfloat16() -> bool:
     """Whether the processor multiplies bfloat16 matrices in hardware (AMX or AVX-512 BF16), as far as the system says."""

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from casualty_ner.errors import OutputError
-from casualty_ner.machine import cores, cpu_name
 
 if TYPE_CHECKING:
     from casualty_ner.extractor import Extractor
@@ -51,8 +50,7 @@ class Tuning:
 def tuned(runtime: Runtime) -> tuple[Runtime, int]:
     """The engine as this machine runs it best, and the batch budget; as it is, with the default budget, if nothing is known."""
     known = _read().get(_key(runtime))
-    on_gpu = getattr(getattr(runtime, "device", None), "type", "cpu") != "cpu"
-    if known is None or on_gpu:
+    if known is None:
         return runtime, DEFAULT_BUDGETS[runtime.name.split("-")[0]]
     if known.workers != runtime.workers and known.workers in runtime.worker_choices():
         runtime = runtime.with_workers(known.workers)
@@ -89,7 +87,8 @@ def _windows(extractor: Extractor) -> list[np.ndarray]:
 
 def _rate(runtime: Runtime, windows: list[np.ndarray], budget: int) -> float:
     def run(batch: list[np.ndarray]) -> int:
-        runtime.run(runtime.prepare(batch))
+        prepared = runtime.prepare(batch)
+        runtime.finish(runtime.run(prepared), prepared)
         return sum(map(len, batch))
 
     batches = list(_batches(windows, budget))
@@ -112,7 +111,7 @@ def _batches(windows: list[np.ndarray], budget: int) -> Iterator[list[np.ndarray
 
 
 def _key(runtime: Runtime) -> str:
-    return f"{runtime.name} | {runtime.architecture} | {cpu_name()} | {cores()} cores"
+    return f"{runtime.name} | {runtime.architecture} | {runtime.machine}"
 
 
 def tuning_file() -> Path:

@@ -46,6 +46,8 @@ class Runtime(Protocol):
     """Runtime and precision, such as ``openvino-bfloat16``."""
     architecture: str
     """The model's family and size, such as ``bert 6x384``."""
+    machine: str
+    """What it runs on: the processor and its cores, or the GPU."""
     workers: int
     """How many batches run at the same time best, each in a thread of its own."""
     multiple: int

@@ -59,10 +59,15 @@ def _load_export(description: Description, export: Mapping[str, Any], device: st
         ) from None
     if made_for not in PRECISIONS or computes_in not in PRECISIONS[made_for]:
         raise CheckpointError(f"{where}: an export for {made_for} in {computes_in}, unknown to this package; update casualty_ner")
-    if runtime not in (AUTO, made_for) or precision not in (AUTO, computes_in):
+    # An OpenVINO model that is not quantised has float32 weights and is compiled for either precision.
+    either = made_for == "openvino" and computes_in != "int8"
+    possible = {AUTO, "float32", "bfloat16"} if either else {AUTO, computes_in}
+    if runtime not in (AUTO, made_for) or precision not in possible:
         raise CheckpointError(
             f"{where}: an export for {made_for} in {computes_in}; for {runtime} in {precision} load the checkpoint that it was made from"
         )
+    if precision != AUTO:
+        computes_in = precision
     choose(made_for, computes_in, device in (AUTO, "cpu"))
     for name, expected in files.items():
         path = Path(where) / name

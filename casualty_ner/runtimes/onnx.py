@@ -15,7 +15,7 @@ import numpy as np
 
 from casualty_ner.batching import Batch, pad, unpad
 from casualty_ner.errors import CheckpointError, last_line
-from casualty_ner.machine import cores
+from casualty_ner.machine import cores, cpu_and_cores
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,7 +53,7 @@ class OnnxRuntime:
         import onnxruntime
 
         self._model, self.precision, self.pad_id, self.architecture = model, precision, pad_id, architecture
-        self.workers = workers or cores()
+        self.machine, self.workers = cpu_and_cores(), workers or cores()
         self.name = f"onnx-{precision}"
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = max(1, cores() // self.workers)

@@ -20,7 +20,7 @@ import numpy as np
 
 from casualty_ner.batching import Batch, pad, unpad
 from casualty_ner.errors import CheckpointError, last_line
-from casualty_ner.machine import cores
+from casualty_ner.machine import cores, cpu_and_cores
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -75,7 +75,7 @@ class OpenVinoRuntime:
 
     def __init__(self, model: Any, precision: str, pad_id: int, architecture: str, workers: int | None = None):
         self._model, self.precision, self.pad_id, self.architecture = model, precision, pad_id, architecture
-        self.workers = workers or cores()
+        self.machine, self.workers = cpu_and_cores(), workers or cores()
         self.name = f"openvino-{precision}"
         core = openvino().Core()
         has_bfloat16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")

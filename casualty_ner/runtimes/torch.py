@@ -11,6 +11,7 @@ import torch
 from casualty_ner.batching import Batch, pad, unpad
 from casualty_ner.checkpoint import architecture
 from casualty_ner.errors import CheckpointError
+from casualty_ner.machine import cpu_and_cores
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,6 +49,7 @@ class TorchRuntime:
     def __init__(self, model: PreTrainedModel, device: torch.device, pad_id: int):
         self.model, self.device, self.pad_id = model.to(device), device, pad_id
         self.architecture = architecture(model.config)
+        self.machine = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_and_cores()
         self.name = f"torch-{str(model.dtype).removeprefix('torch.')}"
 
     def prepare(self, windows: Sequence[NDArray[np.int64]]) -> Batch:

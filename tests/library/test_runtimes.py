@@ -200,6 +200,25 @@ def test_a_corrupt_onnx_file(exports: Callable[[str, str], Path], tmp_path: Path
         Extractor.from_pretrained(tmp_path)
 
 
+def test_an_unquantised_openvino_export_computes_in_either_precision(exports: Callable[[str, str], Path]) -> None:
+    extractor = Extractor.from_pretrained(exports("openvino", "float32"), precision="float32")
+    assert extractor.runtime.name == "openvino-float32"
+    if machine.has_bfloat16():
+        extractor = Extractor.from_pretrained(exports("openvino", "float32"), precision="bfloat16")
+        assert extractor.runtime.name == "openvino-bfloat16"
+    with pytest.raises(CheckpointError, match="an export for openvino in float32; for auto in int8 load the checkpoint"):
+        Extractor.from_pretrained(exports("openvino", "float32"), precision="int8")
+
+
+def test_a_bfloat16_export_on_a_processor_without_says_what_to_do(
+    exports: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = exports("openvino", "float32")
+    monkeypatch.setattr(runtimes, "has_bfloat16", lambda: False)
+    with pytest.raises(CheckpointError, match=r"no units for bfloat16 .* use precision='float32'"):
+        Extractor.from_pretrained(folder, precision="bfloat16")
+
+
 def test_an_export_is_for_one_engine(exports: Callable[[str, str], Path]) -> None:
     with pytest.raises(CheckpointError, match="an export for openvino in float32; for torch in auto load the checkpoint"):
         Extractor.from_pretrained(exports("openvino", "float32"), runtime="torch")
@@ -245,7 +264,7 @@ def test_what_was_calibrated_is_remembered_for_this_machine(
     assert (extractor.batch_tokens, extractor.runtime.workers) == (best.batch_tokens, best.workers)
     assert best.batch_tokens in (640, 1280)
     assert Extractor.from_pretrained(folder, batch_tokens=99).batch_tokens == 99
-    monkeypatch.setattr(tuning, "cpu_name", lambda: "another machine")
+    monkeypatch.setattr("casualty_ner.runtimes.onnx.cpu_and_cores", lambda: "another machine")
     assert Extractor.from_pretrained(folder).batch_tokens == tuning.DEFAULT_BUDGETS["onnx"]
     tuning.tuning_file().write_text("{broken")
     assert Extractor.from_pretrained(folder).batch_tokens == tuning.DEFAULT_BUDGETS["onnx"]
@@ -270,3 +289,9 @@ def test_a_huge_text_and_a_great_many(exports: Callable[[str, str], Path]) -> No
 
 def test_groups_of_one_when_nothing_fits() -> None:
     assert group_by_cost([50, 40], 10) == [[0], [1]]
+
+
+def test_the_machine_is_named_and_its_cores_counted() -> None:
+    assert machine.cores() >= 1
+    assert machine.cpu_name()
+    assert machine.cpu_and_cores().startswith(machine.cpu_name())
