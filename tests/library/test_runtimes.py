@@ -295,3 +295,11 @@ def test_the_machine_is_named_and_its_cores_counted() -> None:
     assert machine.cores() >= 1
     assert machine.cpu_name()
     assert machine.cpu_and_cores().startswith(machine.cpu_name())
+
+
+def test_converting_prints_nothing_between_the_results(checkpoint: Path, tmp_path: Path) -> None:
+    text = tmp_path / "a.txt"
+    text.write_text("Ten people were killed.")
+    command = ["casualty_ner.cli", "--verbose", "extract", "--checkpoint", str(checkpoint), "--runtime", "openvino", str(text)]
+    done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["id"] == str(text)
