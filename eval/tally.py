@@ -87,7 +87,7 @@ class Tally:
     _examples: dict[str, list[tuple[int, int, int, Example]]] = field(default_factory=dict)
     _columns: dict[Column, int] = field(default_factory=dict)
     _indices: array = field(default_factory=lambda: array("i"))
-    _values: array = field(default_factory=lambda: array("d"))
+    _values: array = field(default_factory=lambda: array("f"))
     _ends: array = field(default_factory=lambda: array("q", [0]))
     _slices: dict[str, Callable[[Article], str]] = field(default_factory=dict)
     _slice_values: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -206,26 +206,26 @@ class Tally:
         """The counts gathered so far, shape ``[articles, columns]``."""
         from scipy.sparse import csr_array
 
-        values, columns, ends = (np.array(part) for part in (self._values, self._indices, self._ends))
-        return csr_array((values, columns, ends), shape=(self.articles, len(self._columns)))
+        parts = (
+            np.frombuffer(self._values, dtype=np.float32),
+            np.frombuffer(self._indices, dtype=np.int32),
+            np.frombuffer(self._ends, dtype=np.int64),
+        )
+        return csr_array(parts, shape=(self.articles, len(self._columns)))
 
     def dense(self, columns: Sequence[Column]) -> NDArray[np.float64]:
         """The counts of some columns for each article, shape ``[articles, columns]``."""
-        matrix = self.matrix().tocsc()
-        known = [self._columns.get(column) for column in columns]
+        known = [column for column in columns if column in self._columns]
         result = np.zeros((self.articles, len(columns)))
-        for index, column in enumerate(known):
-            if column is not None:
-                result[:, index] = matrix[:, [column]].toarray()[:, 0]
+        places = [columns.index(column) for column in known]
+        result[:, places] = _columns_of(self.matrix(), [self._columns[column] for column in known]).toarray()
         return result
 
     def totals(self, resamples: int = RESAMPLES) -> Totals:
         """The totals of every column, of the slices of articles too, over the data and over resamples of its articles."""
-        from scipy.sparse import hstack
-
         matrix, columns = self.matrix(), dict(self._columns)
         base = [(what, label) for label in LABELS for what in BASE if (what, label) in columns]
-        strict = matrix.tocsc()[:, [columns[column] for column in base]].tocsr()
+        strict = _columns_of(matrix, [columns[column] for column in base])
         parts, articles = [matrix], {}
         for name in self._slices:
             values, codes = self._common_values(name)
@@ -234,7 +234,7 @@ class Tally:
             for value in values:
                 for what, label in base:
                     columns[name, value, what, label] = len(columns)
-        return Totals(columns, resampled_totals(hstack(parts, format="csr"), resamples), articles)
+        return Totals(columns, resampled_totals(parts, resamples), articles)
 
     def _common_values(self, name: str) -> tuple[list[str], NDArray[np.int32]]:
         """The values of a slice, rare ones of a large set as one, and for each article the index of its value."""
@@ -247,6 +247,18 @@ class Tally:
         renamed = np.full(len(values), len(kept), dtype=np.int32)
         renamed[kept] = np.arange(len(kept))
         return [*(values[index] for index in kept), OTHERS], renamed[codes]
+
+
+def _columns_of(counts: csr_array, columns: Sequence[int]) -> csr_array:
+    """Some columns of a matrix; without the transposed copy of the whole that SciPy would make."""
+    from scipy.sparse import csr_array
+
+    place = np.full(counts.shape[1], -1, dtype=np.int32)
+    place[columns] = np.arange(len(columns))
+    indices = place[counts.indices]
+    kept = indices >= 0
+    ends = np.concatenate([[0], np.cumsum(kept)])[counts.indptr]
+    return csr_array((counts.data[kept], indices[kept], ends), shape=(counts.shape[0], len(columns)))
 
 
 def _per_value(counts: csr_array, codes: NDArray[np.int32], values: int) -> csr_array:
