@@ -161,7 +161,7 @@ class Tally:
             if entity.score != entity.score:  # NaN: the system gives none
                 self.unscored += 1
                 continue
-            score = min(int(entity.score * SCORE_BINS), SCORE_BINS - 1)
+            score = min(int(entity.score * SCORE_BINS + 1e-9), SCORE_BINS - 1)  # 0.29 * 100 is a little less than 29
             cells["score", label, score] += 1
             cells["score sum", label, score] += entity.score
             if correct:
