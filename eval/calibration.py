@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from casualty_ner.labels import LABELS
-from eval.bootstrap import figure, interval, ratio
+from eval.bootstrap import figure, interval, ratio, with_intervals
 from eval.tally import SCORE_BINS, Totals
 
 RELIABILITY_BINS = 10
@@ -53,11 +53,13 @@ def _reliability(totals: Totals, labels: Sequence[str]) -> dict[str, Any]:
     mean, share = ratio(scores, spans), ratio(right, spans)
     gaps = np.nansum(np.abs(mean - share) * spans, axis=0)
     error = ratio(gaps, spans.sum(axis=0))
+    figures = {
+        "expected_calibration_error": error,
+        "mean_score": ratio(scores.sum(axis=0), spans.sum(axis=0)),
+        "share_right": ratio(right.sum(axis=0), spans.sum(axis=0)),
+    }
     return {
-        "expected_calibration_error": figure(error),
-        "interval": interval(error[1:]),
-        "mean_score": figure(ratio(scores.sum(axis=0), spans.sum(axis=0))),
-        "share_right": figure(ratio(right.sum(axis=0), spans.sum(axis=0))),
+        **with_intervals(figures, {}),
         "bins": [
             {
                 "from": index / RELIABILITY_BINS,
@@ -79,14 +81,12 @@ def _curve(totals: Totals, labels: Sequence[str]) -> dict[str, Any]:
     precision = ratio(right, predicted)
     recall = ratio(right, np.broadcast_to(annotated, right.shape))
     f1 = ratio(2 * right, predicted + annotated)
-    intervals = [interval(row[1:]) for row in f1]
     best = int(np.argmax(np.nan_to_num(f1[:, 0])))
+    curves = {"precision": precision, "recall": recall, "f1": f1}
     return {
-        "precision": [None if np.isnan(row[0]) else float(row[0]) for row in precision],
-        "recall": list(map(figure, recall)),
-        "f1": list(map(figure, f1)),
-        "f1_interval": intervals,
-        "best": {"threshold": best / SCORE_BINS, "f1": figure(f1[best]), "interval": intervals[best]},
+        **{name: [None if np.isnan(row[0]) else float(row[0]) for row in curve] for name, curve in curves.items()},
+        "interval": {name: [interval(row[1:]) for row in curve] for name, curve in curves.items()},
+        "best": {"threshold": best / SCORE_BINS, "f1": figure(f1[best]), "interval": interval(f1[best, 1:])},
     }
 
 

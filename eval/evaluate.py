@@ -11,7 +11,7 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from eval.slices import FIELDS, SPAN_SLICES, WINDOW_SLICE, article_slices
 from eval.tally import Tally
 from eval.word_tags import WordTags
 
-SEQEVAL_ARTICLES = 5_000
+SEQEVAL_ARTICLES = 2_000
 """seqeval takes seconds and memory for every thousand articles; beyond this many it is left out unless asked for."""
 
 
@@ -77,24 +77,37 @@ def evaluate(
 
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_records(out / PREDICTIONS_FILE, scored())
-        report = build_report(
-            tally,
-            system=system.name,
-            data={"file": data.name, "sha256": sha256(data)},
-            seqeval=tags.scores(),
-            notes=system.notes,
-            resamples=resamples,
-        )
-        pictures = plots.draw(report)
-        for name, figure in pictures.items():
-            plots.save(figure, out / f"{name}.png")
-        (out / "report.md").write_text(to_markdown(report), encoding="utf-8")
-        (out / "report.html").write_text(page.to_html(report, tally, pictures), encoding="utf-8")
-        (out / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        raise OutputError(f"{out}: cannot be written: {error.strerror}; choose another --out") from None
+        raise _not_writable(out, error) from None
+    write_records(out / PREDICTIONS_FILE, scored())
+    report = build_report(
+        tally,
+        system=system.name,
+        data={"file": data.name, "sha256": sha256(data)},
+        seqeval=tags.scores(),
+        notes=system.notes,
+        resamples=resamples,
+    )
+    try:
+        _write(out, report, tally)
+    except OSError as error:
+        raise _not_writable(out, error) from None
     return report
+
+
+def _write(out: Path, report: Mapping[str, Any], tally: Tally) -> None:
+    pictures = plots.draw(report)
+    for name in plots.TITLES:
+        (out / f"{name}.png").unlink(missing_ok=True)  # of an earlier report, which may have had scores
+    for name, figure in pictures.items():
+        plots.save(figure, out / f"{name}.png")
+    (out / "report.md").write_text(to_markdown(report), encoding="utf-8")
+    (out / "report.html").write_text(page.to_html(report, tally, pictures), encoding="utf-8")
+    (out / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def _not_writable(out: Path, error: OSError) -> OutputError:
+    return OutputError(f"{out}: cannot be written: {error.strerror}; choose another --out")
 
 
 def unique_articles(path: Path) -> Iterator[Article]:

@@ -56,7 +56,7 @@ def facts(report: Mapping[str, Any]) -> str:
     return (
         f"{data['articles']:,} articles, {data['words']:,} words, {data['annotated']:,} annotated and {data['predicted']:,} predicted spans; "
         f"file SHA-256 {data['sha256'][:16]}…. "
-        f"Intervals: {bootstrap['level']:.0%} percentile bootstrap over articles, {bootstrap['resamples']:,} resamples."
+        f"Intervals: {100 * bootstrap['level']:.0f} % percentile bootstrap over articles, {bootstrap['resamples']:,} resamples."
     )
 
 
@@ -129,7 +129,7 @@ def _calibration(report: Mapping[str, Any]) -> Iterator[str]:
         rows.append(
             [
                 name,
-                f"{one['expected_calibration_error']:.3f} ({span(one['interval'])})",
+                f"{one['expected_calibration_error']:.3f} ({span(one['interval']['expected_calibration_error'])})",
                 f"{one['mean_score']:.3f}",
                 f"{one['share_right']:.3f}",
                 f"{best['threshold']:.2f}",

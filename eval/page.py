@@ -195,9 +195,10 @@ def _scores(report: Mapping[str, Any], pictures: Mapping[str, Figure]) -> str:
         rows.append(
             [
                 _text(name),
-                _with_interval(one["expected_calibration_error"], one["interval"]),
-                (_number(one["mean_score"]), one["mean_score"]),
-                (_number(one["share_right"]), one["share_right"]),
+                *(
+                    _with_interval(one[key], one["interval"][key])
+                    for key in ("expected_calibration_error", "mean_score", "share_right")
+                ),
                 (f"{best['threshold']:.2f}", best["threshold"]),
                 _with_interval(best["f1"], best["interval"]),
             ]

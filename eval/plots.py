@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +63,8 @@ def draw(report: Mapping[str, Any]) -> dict[str, Figure]:
 
 def save(figure: Figure, path: Path) -> None:
     """Write a picture as PNG."""
-    figure.savefig(path, dpi=150, metadata={"Software": None})
+    with _quiet():
+        figure.savefig(path, dpi=150, metadata={"Software": None})
 
 
 def to_svg(figure: Figure) -> str:
@@ -68,9 +72,17 @@ def to_svg(figure: Figure) -> str:
     from matplotlib import rc_context
 
     stream = io.StringIO()
-    with rc_context(_STYLE):
+    with rc_context(_STYLE), _quiet():
         figure.savefig(stream, format="svg", metadata={"Date": None})
     return stream.getvalue()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without a warning for each character of a field's value that the font lacks; the tables show them all."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
 
 
 def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Sequence[Axes]]:
@@ -178,11 +190,12 @@ def _thresholds(curves: Mapping[str, Any]) -> Figure:
         ]
         if points:
             left.plot(*zip(*points, strict=True), **style)
-        right.plot(curves["thresholds"], one["f1"], label=name, **style)
+        right.plot(curves["thresholds"], [math.nan if value is None else value for value in one["f1"]], label=name, **style)
         if name == "micro":
-            bounds = [interval or (value, value) for interval, value in zip(one["f1_interval"], one["f1"], strict=True)]
-            low, high = zip(*bounds, strict=True)
-            right.fill_between(curves["thresholds"], low, high, color="#222222", alpha=0.12, linewidth=0)
+            known = [(at, *bounds) for at, bounds in zip(curves["thresholds"], one["interval"]["f1"], strict=True) if bounds]
+            if known:
+                places, low, high = zip(*known, strict=True)
+                right.fill_between(places, low, high, color="#222222", alpha=0.12, linewidth=0)
     left.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.01))
     right.set(xlabel="threshold on the score", ylabel="strict F1", xlim=(0, 1), ylim=(0, 1.01))
     figure.legend(loc="outside upper center", ncols=5)

@@ -43,7 +43,7 @@ def test_hand_worked_thresholds() -> None:
     assert at(0.95) == (None, 0.0, 0.0)
     assert actor["best"]["threshold"] == 0.31 and actor["best"]["f1"] == pytest.approx(0.8)
     assert curves["micro"]["f1"][0] == report["strict"]["micro"]["f1"]
-    assert len(actor["f1_interval"]) == len(curves["thresholds"]) == 100
+    assert len(actor["interval"]["f1"]) == len(curves["thresholds"]) == 100
 
 
 @pytest.mark.parametrize("percent", [0, 1, 28, 29, 57, 58, 99])

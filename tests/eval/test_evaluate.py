@@ -16,6 +16,7 @@ from eval.evaluate import label_map, main, slice_fields, unique_articles
 from eval.matching import SCHEMES
 from eval.report import build_report
 from eval.tally import Tally
+from tests.conftest import ROOT
 from tests.eval.cases import article, entities, unscored
 
 FILES = ["f1.png", "confusion.png", "errors.png", "slices.png", "report.html", "report.json", "report.md", "predictions.jsonl"]
@@ -176,3 +177,14 @@ def test_real_news_has_no_genre_and_says_so(real_news: Path, checkpoint: Path, t
     assert report["data"]["articles"] == 212
     assert "No slice by genre: no article has such a field." in report["notes"]
     assert "genre" not in report["slices"] and len(report["slices"]["source"]["values"]) == 2
+
+
+def test_the_schema_is_documented() -> None:
+    report = report_of((article("A0:4", genre="wire"), entities("A0:4 S5:9", 0.5)))
+    text = (ROOT / "docs" / "report-schema.md").read_text(encoding="utf-8")
+    assert f"schema version {report['schema_version']}" in text
+    parts = [report, report["bootstrap"], report["strict"]["micro"], report["confusion"], report["calibration"]["micro"]]
+    parts += [report["calibration"]["micro"]["bins"][0], report["thresholds"]["micro"], report["thresholds"]["micro"]["best"]]
+    parts += [report["errors"], report["errors"]["spurious"], report["errors"]["spurious"]["examples"][0]]
+    parts += [report["slices"], report["slices"]["genre"], report["slices"]["genre"]["values"][0]]
+    assert [key for part in parts for key in part if f"`{key}`" not in text] == []

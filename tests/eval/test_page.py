@@ -19,7 +19,7 @@ from eval.page import to_script_json
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 
-ATTACK = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'><!-- <b>&amp;\u2028 "
+ATTACK = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'><!-- <b>&amp;\u2028 $\\bad{$ 中 "
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --window-size=1300,1000"
@@ -109,9 +109,8 @@ def opened(browser: Chrome, page: Path) -> Chrome:
 
 
 def choose(browser: Chrome, name: str, value: str) -> None:
-    from selenium.webdriver.support.select import Select
-
-    Select(browser.find_element("id", name)).select_by_value(value)
+    (option,) = (one for one in browser.find_elements("css selector", f"#{name} option") if one.get_attribute("value") == value)
+    option.click()
 
 
 def texts(browser: Chrome, selector: str) -> list[str]:
