@@ -98,7 +98,7 @@ def _notes(tally: Tally, totals: Totals, seqeval: Mapping[str, Any] | None) -> l
     if tally.unscored:
         notes.append(f"{tally.unscored:,} predicted spans have no score: calibration and thresholds are left out.")
     if seqeval is None:
-        notes.append("seqeval was left out.")
+        notes.append("seqeval was left out: there are more articles than it is run on unless asked for.")
     elif seqeval["moved"]:
         notes.append(f"{seqeval['moved']:,} spans do not begin and end with a word; seqeval, which tags words, saw them widened.")
     return notes

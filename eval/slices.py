@@ -112,13 +112,11 @@ def _span_count(article: Article) -> str:
 
 def _text_case(article: Article) -> str:
     """Headlines and acronyms do not make an article one of capitals: nine letters of ten decide."""
-    letters = [letter for letter in article.text if letter.isalpha()]
-    if not letters:
-        return "no letter"
-    capitals = sum(map(str.isupper, letters))
-    if capitals > 0.9 * len(letters):
-        return "capitals"
-    return "mixed" if capitals else "lower case"
+    text = article.text
+    capitals, small = sum(map(str.isupper, text)), sum(map(str.islower, text))
+    if not capitals:
+        return "lower case" if small else "no cased letter"
+    return "capitals" if capitals > 9 * small else "mixed"
 
 
 def _case(text: str) -> str:

@@ -40,7 +40,7 @@ def test_slices_of_articles_have_their_own_figures_and_support() -> None:
     assert (low, high) == (0.0, 1.0)
     assert "1 of 4 articles have no genre: they stand under a value of their own." in report["notes"]
     assert list(values(report, "annotated spans")) == ["0", "1–5"]
-    assert set(values(report, "letter case")) == {"lower case", "capitals", "no letter"}
+    assert set(values(report, "letter case")) == {"lower case", "capitals", "no cased letter"}
     assert values(report, "words") == {"0–49": (2 * 3 / 9, 4, 5)}
     assert "region" not in report["slices"]
 
