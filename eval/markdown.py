@@ -18,6 +18,8 @@ MEANING_OF_SCHEMES = {
     "type": "the label is right and the spans overlap",
 }
 
+NOTHING_TO_COUNT = "A ratio with nothing to count is 0; the numbers of annotated and predicted spans show where."
+
 _SPECIAL = regex.compile(r"[\\`*_{}\[\]<>|#]")
 
 
@@ -142,14 +144,16 @@ def _calibration(report: Mapping[str, Any]) -> Iterator[str]:
 
 def _slices(slices: Mapping[str, Any]) -> Iterator[str]:
     yield "## Slices (strict micro)"
+    yield NOTHING_TO_COUNT
     for name, part in slices.items():
+        support = ["articles"] if part["of"] == "articles" else []
         rows = []
         for entry in part["values"]:
             one = entry["micro"]
-            cells = [escape(entry["value"]), *(f"{one[key]:.3f}" for key in ("precision", "recall", "f1"))]
-            articles = f"{entry['articles']:,}" if "articles" in entry else "–"
-            rows.append([*cells, span(one["interval"]["f1"]), articles, f"{one['annotated']:,}", f"{one['predicted']:,}"])
-        yield table([escape(name), "precision", "recall", "F1", "95 % interval", "articles", "annotated", "predicted"], rows)
+            ratios = [f"{one[key]:.3f}" for key in ("precision", "recall", "f1")]
+            counts = [*(entry[key] for key in support), one["annotated"], one["predicted"]]
+            rows.append([escape(entry["value"]), *ratios, span(one["interval"]["f1"]), *(f"{value:,}" for value in counts)])
+        yield table([escape(name), "precision", "recall", "F1", "95 % interval", *support, "annotated", "predicted"], rows)
 
 
 def _examples(errors: Mapping[str, Any]) -> Iterator[str]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from casualty_ner.labels import LABELS
 from eval import plots
 from eval.errors import KINDS, MEANINGS
-from eval.markdown import MEANING_OF_SCHEMES, facts
+from eval.markdown import MEANING_OF_SCHEMES, NOTHING_TO_COUNT, facts
 from eval.matching import SCHEMES
 from eval.report import error_spans
 from eval.tally import Shown, Tally
@@ -216,7 +216,7 @@ def _scores(report: Mapping[str, Any], pictures: Mapping[str, Figure]) -> str:
 
 
 def _slices(report: Mapping[str, Any], pictures: Mapping[str, Figure]) -> str:
-    parts = [_picture(pictures, "slices")]
+    parts = [f"<p>{NOTHING_TO_COUNT}</p>", _picture(pictures, "slices")]
     for name, part in report["slices"].items():
         rows = []
         for entry in part["values"]:
