@@ -56,7 +56,7 @@ def compare(articles: Sequence[Article], first: Predictions, second: Predictions
 
     Returns:
         ``scores`` (for micro, macro and each label: F1 of both, difference, interval, p, verdict) and ``articles`` (those that
-        decide it: how much each moves the difference of micro F1, and the spans in which the systems differ).
+        decide it: how much each moves the difference in micro F1, and the spans in which the systems differ).
     """
     counts = _counts(articles, first), _counts(articles, second)
     totals = resampled_totals([csr_array(np.concatenate(counts, axis=1))])
@@ -136,14 +136,18 @@ def _verdict(difference: float, p: float) -> str:
 def _deciding(
     articles: Sequence[Article], first: Predictions, second: Predictions, counts: tuple[NDArray[np.float64], NDArray[np.float64]]
 ) -> dict[str, list[dict[str, Any]]]:
-    """The articles without which the difference in micro F1 would change most, for either side."""
+    """The articles that move the difference in micro F1 most, for either side.
+
+    An article's weight is half of what the difference would lose if the systems swapped their predictions of it. (What it would lose
+    without the article is no measure: with a large difference, every article with a smaller one would speak for the worse system.)
+    """
     totals = counts[0].sum(axis=0), counts[1].sum(axis=0)
-    without = _differences(totals[0] - counts[0], totals[1] - counts[1])["micro"]
-    weights = _differences(*totals)["micro"] - without
-    differs = (counts[0] != counts[1]).any(axis=1)
+    change = counts[1] - counts[0]
+    swapped = _differences(totals[0] + change, totals[1] - change)["micro"]
+    weights = (_differences(*totals)["micro"] - swapped) / 2
     order = np.argsort(-weights, kind="stable").tolist()
-    for_second = [index for index in order if differs[index] and weights[index] > 0][:DECIDING]
-    for_first = [index for index in reversed(order) if differs[index] and weights[index] < 0][:DECIDING]
+    for_second = [index for index in order if weights[index] > 1e-12][:DECIDING]
+    for_first = [index for index in reversed(order) if weights[index] < -1e-12][:DECIDING]
 
     def entry(index: int) -> dict[str, Any]:
         article = articles[index]

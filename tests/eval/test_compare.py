@@ -79,6 +79,15 @@ def test_the_articles_that_decide_it() -> None:
     assert worse["weight"] < 0 < better["weight"]
 
 
+def test_an_article_speaks_for_the_system_that_is_better_on_it() -> None:
+    """B is far better on the whole; an article on which it is only a little better still speaks for B."""
+    articles = [article("A0:4 N5:9 T10:14", str(number)) for number in range(5)]
+    right, almost = entities("A0:4 N5:9 T10:14"), entities("A0:4 N5:9")
+    found = compare(articles, [[], [], [], [], almost], [right] * 5)["articles"]
+    assert sorted(one["id"] for one in found["for_b"]) == ["0", "1", "2", "3", "4"] and found["for_a"] == []
+    assert found["for_b"][-1]["id"] == "4"
+
+
 def test_the_command_compares_files_reports_and_checkpoints(
     checkpoint: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
