@@ -18,7 +18,7 @@ MEANING_OF_SCHEMES = {
     "type": "the label is right and the spans overlap",
 }
 
-NOTHING_TO_COUNT = "A ratio with nothing to count is 0; the numbers of annotated and predicted spans show where."
+NOTHING_TO_COUNT = "A ratio with nothing to count is 0; the numbers of annotated and predicted spans show where. What rests on one article has no interval."
 
 _SPECIAL = regex.compile(r"[\\`*_{}\[\]<>|#]")
 

@@ -211,9 +211,9 @@ def _slices(slices: Mapping[str, Any], micro: Mapping[str, Any]) -> Figure:
     axes.axvline(micro["f1"], color="#999999", linestyle="--", linewidth=1)
     lowest = micro["f1"]
     for place, (_, one) in enumerate(rows):
-        if one is None or not one["interval"]["f1"]:
+        if one is None:
             continue
-        low, high = one["interval"]["f1"]
+        low, high = one["interval"]["f1"] or (one["f1"], one["f1"])
         lowest = min(lowest, low)
         error = [[max(one["f1"] - low, 0)], [max(high - one["f1"], 0)]]
         axes.errorbar([one["f1"]], [place], xerr=error, fmt="o", color="#0072b2", markersize=4, linewidth=1.2)

@@ -192,5 +192,8 @@ def open_system(name: str, device: str = "auto") -> System:
 
 def open_checkpoint(name: str, device: str = "auto") -> System:
     """A checkpoint, ready to predict."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()  # of loading, which is over in a moment
     extractor = Extractor.from_pretrained(name, device=device)
     return System(name, extractor, extractor.windower)

@@ -54,3 +54,11 @@ def test_nothing_to_count() -> None:
     assert np.isnan(ratio(np.zeros(3), np.zeros(3))).all()
     assert mean_known([np.array([1.0, np.nan]), np.array([3.0, np.nan])])[0] == 2.0
     assert resampled_totals([csr_array((0, 2))], 10).tolist() == [[0, 0]]
+
+
+def test_what_rests_on_a_single_article_has_no_interval() -> None:
+    one, two = np.zeros((40, 2)), np.zeros((40, 2))
+    one[0], two[0], two[1] = (3, 4), (3, 4), (1, 4)
+    for counts, known in ((one, False), (two, True)):
+        totals = resampled_totals([csr_array(counts)], 400)
+        assert (interval(ratio(totals[1:, 0], totals[1:, 1])) is not None) == known
