@@ -5,7 +5,7 @@
 A and B are checkpoints, folders of reports, or prediction files. The figure is strict F1. Its difference gets a paired bootstrap
 interval over articles, and a p-value by approximate randomisation (Noreen 1989; Yeh 2000): if the systems were alike, swapping
 their predictions on any article would change nothing but chance, so it is counted how often random swaps make a difference at
-least as large, in either direction. The p-values of the four labels are corrected for being four (Holm 1979).
+least as large, in either direction. The p-values of the four labels are corrected for being four (Holm 1979). The articles and both systems' spans are held in memory.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ import heapq
 import zlib
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,36 +69,31 @@ class Example:
     error: Error
 
 
-@dataclass(slots=True)
 class Tally:
     """Counts over articles.
 
     Args:
         fields: The fields of the annotation file to slice by.
         windower: The model's windows, for the slice by window border; ``None`` leaves that out.
+
+    Attributes:
+        words: In all articles.
+        unscored: Predicted spans without a score.
+        field_counts: For each field how many articles have it.
     """
 
-    fields: Sequence[str] = FIELDS
-    windower: Windower | None = None
-    words: int = 0
-    characters: int = 0
-    unscored: int = 0
-    field_counts: Counter[str] = field(default_factory=Counter)
-    _examples: dict[str, list[tuple[int, int, int, Example]]] = field(default_factory=dict)
-    _columns: dict[Column, int] = field(default_factory=dict)
-    _indices: array = field(default_factory=lambda: array("i"))
-    _values: array = field(default_factory=lambda: array("f"))
-    _ends: array = field(default_factory=lambda: array("q", [0]))
-    _slices: dict[str, Callable[[Article], str]] = field(default_factory=dict)
-    _slice_values: dict[str, dict[str, int]] = field(default_factory=dict)
-    _slice_codes: dict[str, array] = field(default_factory=dict)
-    _shown: list[tuple[int, int, Shown]] = field(default_factory=list)
-    _shown_characters: int = 0
-
-    def __post_init__(self) -> None:
-        self._slices = article_slices(self.fields)
-        self._slice_values = {name: {} for name in self._slices}
+    def __init__(self, fields: Sequence[str] = FIELDS, windower: Windower | None = None):
+        self.fields, self.windower = fields, windower
+        self.words = self.unscored = 0
+        self.field_counts: Counter[str] = Counter()
+        self._columns: dict[Column, int] = {}
+        self._indices, self._values, self._ends = array("i"), array("f"), array("q", [0])
+        self._slices = article_slices(fields)
+        self._slice_values: dict[str, dict[str, int]] = {name: {} for name in self._slices}
         self._slice_codes = {name: array("i") for name in self._slices}
+        self._examples: dict[str, list[tuple[int, int, int, Example]]] = {}
+        self._shown: list[tuple[int, int, Shown]] = []
+        self._shown_characters = 0
 
     @property
     def articles(self) -> int:
@@ -108,8 +103,8 @@ class Tally:
     def slice_names(self) -> list[str]:
         return [*self._slices, *SPAN_SLICES, *([WINDOW_SLICE] if self.windower else [])]
 
-    def add(self, article: Article, predicted: Sequence[Entity]) -> list[Error]:
-        """Count one article; both its spans and the predicted ones are sorted and flat. Returns its errors."""
+    def add(self, article: Article, predicted: Sequence[Entity]) -> None:
+        """Count one article; both its spans and the predicted ones are sorted and flat."""
         matching = match(article.spans, predicted)
         errors = find_errors(article.spans, predicted, matching)
         cells: dict[Column, float] = defaultdict(int)
@@ -119,14 +114,12 @@ class Tally:
             self._keep_example(article, error)
         self._append(cells)
         self.words += len(article.text.split())
-        self.characters += len(article.text)
         self.field_counts.update(name for name in self.fields if article.fields.get(name) not in (None, ""))
         values = {name: value(article) for name, value in self._slices.items()}
         for name, value in values.items():
             codes = self._slice_values[name]
             self._slice_codes[name].append(codes.setdefault(value, len(codes)))
         self._keep_shown(Shown(article, predicted, errors, values))
-        return errors
 
     def _count_spans(self, cells: dict[Column, float], article: Article, predicted: Sequence[Entity], matching: Matching) -> None:
         annotated = article.spans
