@@ -78,14 +78,16 @@ class Alignment:
 
 
 def plan_windows(tokens: int, size: int, overlap: int) -> list[Window]:
-    """Cover `tokens` tokens by windows of at most `size`, neighbours sharing at least `overlap`.
+    """Cover `tokens` tokens by as few windows of at most `size` as will do, neighbours sharing at least `overlap`.
 
-    The last window is moved back to full length, for context. A token that two windows share is owned by the one in
-    which it lies further from the edge. Every token is owned exactly once.
+    The windows are equally long, so that none is short of context and no token is read twice without need (two full
+    windows would read a text of 1.2 windows as 2). A token that two windows share is owned by the one in which it lies
+    further from the edge. Every token is owned exactly once.
     """
-    starts = list(range(0, max(tokens - size, 0), size - overlap))
-    starts.append(max(tokens - size, 0))
-    stops = [min(start + size, tokens) for start in starts]
+    count = max(1, -(-(tokens - overlap) // (size - overlap)))
+    length = -(-(tokens + (count - 1) * overlap) // count)
+    starts = [number * (tokens - length) // max(count - 1, 1) for number in range(count)]
+    stops = [start + length for start in starts]
     cuts = [0, *((start + stop) // 2 for start, stop in zip(starts[1:], stops, strict=False)), tokens]
     return [Window(*bounds) for bounds in zip(starts, stops, cuts[:-1], cuts[1:], strict=True)]
 

@@ -32,9 +32,14 @@ def test_windows_cover_and_own_every_token_once(tokens: int, size: int, data: st
     assert [position for window in windows for position in range(window.own_start, window.own_stop)] == list(range(tokens))
     for window in windows:
         assert window.start <= window.own_start < window.own_stop <= window.stop
-        assert window.stop - window.start == min(size, tokens)
+        assert window.stop - window.start == windows[0].stop <= min(size, tokens)
     for first, second in itertools.pairwise(windows):
         assert first.stop - second.start >= overlap
+
+
+@pytest.mark.parametrize(("tokens", "lengths"), [(254, [254]), (255, [160, 160]), (444, [254, 254]), (445, [191, 191, 191])])
+def test_windows_are_equally_long_and_as_few_as_will_do(tokens: int, lengths: list[int]) -> None:
+    assert [window.stop - window.start for window in plan_windows(tokens, 254, 64)] == lengths
 
 
 def test_a_shared_token_belongs_to_the_window_where_it_is_most_central() -> None:
