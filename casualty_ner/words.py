@@ -1,8 +1,9 @@
 """The words of a text: the units that a span may begin and end with.
 
-A word is a run of letters, digits, marks and underscores; a number keeps its separators (``1,500``, ``3.5m``), a word its
-inner apostrophe (``N'Djamena``) except the possessive ``'s``, which the guidelines leave outside a span. Scripts written
-without spaces have a word per character. Everything else that is not blank is a word per grapheme (user-perceived character).
+A word is a run of letters, digits, marks and underscores. A number keeps its separators (``1,500``, ``3.5m``), an
+abbreviation of capitals its full stops (``U.S.``), a word its inner apostrophe (``N'Djamena``) except that of the possessive
+``'s``, which the guidelines leave outside a span. Scripts written without spaces have a word per character. Everything else
+that is not blank is a word per grapheme (user-perceived character).
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}
 _LETTERS = rf"[[\p{{L}}\p{{N}}_]--[{_UNSPACED}]]"
 # Format characters (soft hyphen, joiners) belong to a word only between its letters.
 _RUN = rf"{_LETTERS}\p{{M}}*(?:\p{{Cf}}*[[\p{{L}}\p{{N}}\p{{M}}_]--[{_UNSPACED}]])*"
+_ABBREVIATION = r"(?<!\w)(?:\p{Lu}\.){2,}(?!\w)"
 _WORD = regex.compile(
-    rf"{_RUN}(?:(?:(?<=\p{{N}})[.,:](?=\p{{N}})|(?<=[\p{{L}}\p{{M}}\p{{N}}])['’](?![sS]\b)){_RUN})*|(?=[^{_BLANK}])\X",
+    rf"{_ABBREVIATION}|{_RUN}(?:(?:(?<=\p{{N}})[.,:](?=\p{{N}})|(?<=[\p{{L}}\p{{M}}\p{{N}}])['’](?![sS]\b)){_RUN})*|(?=[^{_BLANK}])\X",
     regex.V1,
 )
 # The same rule where only ASCII occurs: several times as fast.
 _ASCII_RUN = r"[A-Za-z0-9_]+"
 _ASCII_WORD = regex.compile(
-    rf"{_ASCII_RUN}(?:(?:(?<=[0-9])[.,:](?=[0-9])|(?<=[A-Za-z0-9])'(?![sS]\b)){_ASCII_RUN})*|[^{_BLANK}]",
+    rf"{_ABBREVIATION}|{_ASCII_RUN}(?:(?:(?<=[0-9])[.,:](?=[0-9])|(?<=[A-Za-z0-9])'(?![sS]\b)){_ASCII_RUN})*|[^{_BLANK}]",
     regex.V1,
 )
 

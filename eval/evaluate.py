@@ -2,7 +2,7 @@
 
     python -m eval.evaluate --checkpoint runs/minilm --data data/annotations --split test --out DIR
 
-writes ``report.json``, ``report.md`` and ``predictions.jsonl`` into DIR and prints the table.
+writes ``report.html``, ``report.md``, ``report.json``, the plots as PNG, and ``predictions.jsonl`` into DIR and prints the summary.
 """
 
 from __future__ import annotations
@@ -11,118 +11,117 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from tqdm import tqdm
 
 from casualty_ner.cli import run_command
-from casualty_ner.dataset import load_articles, split_file
-from casualty_ner.documents import Article, Entity, Span
+from casualty_ner.dataset import read_articles, split_file
+from casualty_ner.documents import Article
 from casualty_ner.encoders import sha256
-from casualty_ner.errors import OutputError
-from casualty_ner.extractor import Extractor
-from casualty_ner.labels import LABELS, TAGS
+from casualty_ner.errors import ConfigError, OutputError, RecordError
+from casualty_ner.labels import LABELS
 from casualty_ner.records import write_records
-from casualty_ner.scoring import macro_f1, micro, strict_counts
-from casualty_ner.windows import Tokens, align
-from casualty_ner.words import word_bounds
-from eval.predictions import predict, read_predictions
+from eval import page, plots
+from eval.bootstrap import RESAMPLES
+from eval.formats import FORMATS
+from eval.markdown import summary, to_markdown
+from eval.predictions import PREDICTIONS_FILE, PredictionFile, System, open_checkpoint, to_record
+from eval.report import build_report
+from eval.slices import FIELDS, SPAN_SLICES, WINDOW_SLICE, article_slices
+from eval.tally import Tally
+from eval.word_tags import WordTags
 
-SCHEMA_VERSION = 1
-METRIC = Path(__file__).resolve().parent / "metrics" / "casualty_seqeval"
-
-
-def score(articles: Sequence[Article], predictions: Mapping[str, Sequence[Entity]]) -> dict[str, Any]:
-    """Strict character-span scores of whole articles, and seqeval's on their words beside them."""
-    predicted = {article.id: [entity.span for entity in predictions[article.id]] for article in articles}
-    counts = strict_counts((article.spans, predicted[article.id]) for article in articles)
-    strict = {
-        "micro": micro(counts).to_dict(),
-        "macro": {"f1": macro_f1(counts)},
-        "labels": {label: counts[label].to_dict() for label in LABELS},
-    }
-    return {"strict": strict, "seqeval": _seqeval(articles, predicted)}
+SEQEVAL_ARTICLES = 2_000
+"""seqeval takes seconds and memory for every thousand articles; beyond this many it is left out unless asked for."""
 
 
-def _seqeval(articles: Sequence[Article], predicted: Mapping[str, Sequence[Span]]) -> dict[str, Any]:
-    """seqeval over word tags. Spans that do not begin and end with a word are widened to one and counted as ``moved``."""
-    import datasets
-    import evaluate
-
-    references: list[list[str]] = []
-    tagged: list[list[str]] = []
-    moved = 0
-    for article in articles:
-        bounds = word_bounds(article.text)
-        words = Tokens(np.zeros(len(bounds), dtype=np.int64), np.arange(len(bounds)), bounds)
-        for spans, sequences in ((article.spans, references), (predicted[article.id], tagged)):
-            alignment = align(words, spans)
-            moved += len(alignment.moved) + len(alignment.lost)
-            sequences.append([TAGS[tag] for tag in alignment.tags])
-    datasets.disable_progress_bars()
-    metric = evaluate.load(str(METRIC), keep_in_memory=True)
-    return {**metric.compute(predictions=tagged, references=references), "moved": moved}
-
-
-def build_report(
-    articles: Sequence[Article], predictions: Mapping[str, Sequence[Entity]], data: Path, system: str
+def evaluate(
+    system: System,
+    articles: Iterable[Article],
+    *,
+    data: Path,
+    out: Path,
+    fields: Sequence[str] = FIELDS,
+    resamples: int = RESAMPLES,
+    seqeval_articles: int | None = SEQEVAL_ARTICLES,
 ) -> dict[str, Any]:
-    """The scores with what they are of; the content of ``report.json``."""
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "system": system,
-        "data": {
-            "file": data.name,
-            "sha256": sha256(data),
-            "articles": len(articles),
-            "words": sum(len(article.text.split()) for article in articles),
-        },
-        **score(articles, predictions),
-    }
+    """Score a system and write its report. Articles pass through; memory does not grow with their texts.
 
+    Args:
+        system: What predicts.
+        articles: The annotated articles, each id once.
+        data: The file that they come from.
+        out: The folder for the report.
+        fields: Fields of the annotation file to slice by.
+        resamples: How many the intervals rest on.
+        seqeval_articles: With more articles than this seqeval is left out; ``None`` for any number.
 
-def to_markdown(report: Mapping[str, Any]) -> str:
-    """The report as Markdown tables."""
-    strict, seqeval, data = report["strict"], report["seqeval"], report["data"]
-    lines = [
-        f"# {report['system']} on {data['file']}",
-        "",
-        f"{data['articles']:,} articles, {data['words']:,} words, SHA-256 {data['sha256'][:16]}….",
-        "",
-        "Strict: a predicted span counts if label and both character offsets equal an annotated one's.",
-        "",
-        "| label | precision | recall | F1 | annotated | predicted | seqeval F1 |",
-        "| --- | --: | --: | --: | --: | --: | --: |",
-    ]
-    rows = [(label, strict["labels"][label], seqeval["labels"].get(label, {"f1": 0.0})) for label in LABELS]
-    for name, row, other in [*rows, ("micro", strict["micro"], seqeval["micro"])]:
-        lines.append(
-            f"| {name} | {row['precision']:.4f} | {row['recall']:.4f} | {row['f1']:.4f} | {row['annotated']:,} | {row['predicted']:,} | {other['f1']:.4f} |"
-        )
-    lines.append(f"| macro | | | {strict['macro']['f1']:.4f} | | | {seqeval['macro']['f1']:.4f} |")
-    if seqeval["moved"]:
-        lines += ["", f"{seqeval['moved']} spans do not begin and end with a word; seqeval, which tags words, saw them widened."]
-    return "\n".join(lines) + "\n"
-
-
-def write_report(out: Path, report: Mapping[str, Any], predictions: Mapping[str, Sequence[Entity]]) -> None:
-    """Write the three files.
+    Returns:
+        The content of ``report.json``.
 
     Raises:
+        RecordError: An article or a prediction cannot be used.
         OutputError: The folder cannot be written to.
     """
+    tally = Tally(fields, system.windower)
+    tags = WordTags(seqeval_articles)
+
+    def scored() -> Iterator[dict[str, Any]]:
+        for article, entities in tqdm(system.pairs(articles), unit=" articles", delay=2, disable=None):
+            tally.add(article, entities)
+            tags.add(article, entities)
+            yield to_record(article, entities)
+
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_records(
-            out / "predictions.jsonl",
-            ({"id": name, "entities": [entity.to_dict() for entity in entities]} for name, entities in predictions.items()),
-        )
-        (out / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        (out / "report.md").write_text(to_markdown(report), encoding="utf-8")
     except OSError as error:
-        raise OutputError(f"{out}: cannot be written: {error.strerror}; choose another --out") from None
+        raise _not_writable(out, error) from None
+    write_records(out / PREDICTIONS_FILE, scored())
+    report = build_report(
+        tally,
+        system=system.name,
+        data={"file": data.name, "sha256": sha256(data)},
+        seqeval=tags.scores(),
+        notes=system.notes,
+        resamples=resamples,
+    )
+    try:
+        _write(out, report, tally)
+    except OSError as error:
+        raise _not_writable(out, error) from None
+    return report
+
+
+def _write(out: Path, report: Mapping[str, Any], tally: Tally) -> None:
+    pictures = plots.draw(report)
+    for name in plots.TITLES:
+        (out / f"{name}.png").unlink(missing_ok=True)  # of an earlier report, which may have had scores
+    for name, figure in pictures.items():
+        plots.save(figure, out / f"{name}.png")
+    (out / "report.md").write_text(to_markdown(report), encoding="utf-8")
+    (out / "report.html").write_text(page.to_html(report, tally, pictures), encoding="utf-8")
+    (out / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def _not_writable(out: Path, error: OSError) -> OutputError:
+    return OutputError(f"{out}: cannot be written: {error.strerror}; choose another --out")
+
+
+def unique_articles(path: Path) -> Iterator[Article]:
+    """Stream the articles of a file.
+
+    Raises:
+        RecordError: An article breaks a rule, or its id was there before.
+    """
+    seen: set[str] = set()
+    for article in read_articles(path):
+        if article.id in seen:
+            raise RecordError(path, None, f"id {article.id!r} occurs twice; give each article its own")
+        seen.add(article.id)
+        yield article
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -130,12 +129,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="eval.evaluate", description="Score predicted against annotated spans.")
     system = parser.add_mutually_exclusive_group(required=True)
     system.add_argument("--checkpoint", help="a folder that training wrote, or a hub id")
-    system.add_argument(
-        "--predictions", metavar="FILE", help="another system's spans: {id, entities: [{start, end, label}]} a line"
+    system.add_argument("--predictions", metavar="FILE", help="another system's spans: JSON Lines, JSON, or CoNLL columns")
+    parser.add_argument("--format", choices=FORMATS, default="auto", help="of the predictions (default: by the file's ending)")
+    parser.add_argument(
+        "--map",
+        action="append",
+        default=[],
+        metavar="THEIRS=OURS",
+        help=f"a label of the predictions as one of {', '.join(LABELS)}; THEIRS= leaves its spans out; repeatable",
     )
     parser.add_argument("--data", required=True, help="a corpus folder or a JSONL file")
     parser.add_argument("--split", help="the split of a corpus folder (default: test)")
     parser.add_argument("--out", required=True, type=Path, help="the folder for the report")
+    parser.add_argument(
+        "--slice",
+        action="append",
+        default=[],
+        metavar="FIELD",
+        help=f"also slice by this field of the annotation file; repeatable ({', '.join(FIELDS)} always)",
+    )
+    parser.add_argument("--resamples", type=_positive, default=RESAMPLES, help="of the bootstrap (default: %(default)s)")
+    parser.add_argument(
+        "--seqeval", action="store_true", help=f"run seqeval also on more than {SEQEVAL_ARTICLES:,} articles (slow, takes memory)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, … (default: %(default)s)")
     parser.add_argument("--runtime", default="torch", help="the engine; auto for an export (default: %(default)s)")
     parser.add_argument(
@@ -147,20 +163,60 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    fields = slice_fields(options.slice)
     data = split_file(options.data, options.split or "test")
-    articles = load_articles(data)
     if options.checkpoint:
         precision = options.precision or ("float32" if options.runtime == "torch" else "auto")
-        extractor = Extractor.from_pretrained(
-            options.checkpoint, device=options.device, runtime=options.runtime, precision=precision
-        )
-        predictions = predict(extractor, articles)
+        system = open_checkpoint(options.checkpoint, options.device, options.runtime, precision)
     else:
-        predictions = read_predictions(options.predictions, articles)
-    report = build_report(articles, predictions, data, options.checkpoint or options.predictions)
-    write_report(options.out, report, predictions)
-    print(to_markdown(report))
+        system = System(options.predictions, PredictionFile(options.predictions, options.format, label_map(options.map)))
+    report = evaluate(
+        system,
+        unique_articles(data),
+        data=data,
+        out=options.out,
+        fields=fields,
+        resamples=options.resamples,
+        seqeval_articles=None if options.seqeval else SEQEVAL_ARTICLES,
+    )
+    print(summary(report))
+    print(f"report: {options.out / 'report.html'}")
     return 0
+
+
+def slice_fields(asked: Sequence[str]) -> list[str]:
+    """The fields to slice by, those asked for after the usual ones.
+
+    Raises:
+        ConfigError: A field has the name of a slice that every report has.
+    """
+    taken = {*article_slices(()), *SPAN_SLICES, WINDOW_SLICE}
+    for name in asked:
+        if name in taken:
+            raise ConfigError(f"--slice {name}: every report has a slice of this name; rename the field")
+    return list(dict.fromkeys([*FIELDS, *asked]))
+
+
+def label_map(pairs: Sequence[str]) -> dict[str, str]:
+    """``THEIRS=OURS`` arguments as a mapping.
+
+    Raises:
+        ConfigError: One is no such pair, or names a label that we do not have.
+    """
+    names = {}
+    for pair in pairs:
+        theirs, equals, ours = pair.rpartition("=")
+        if not equals or not theirs or (ours and ours not in LABELS):
+            raise ConfigError(f"--map {pair}: expected THEIRS=OURS with OURS one of {', '.join(LABELS)} or nothing")
+        names[theirs] = ours
+    return names
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
 
 
 if __name__ == "__main__":

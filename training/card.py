@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from casualty_ner.labels import LABELS
+from eval.markdown import span
 from training.config import Config
 
 _MEANINGS = {
@@ -46,7 +47,8 @@ def write_card(
         f'Extractor.from_pretrained("{config.run.directory}/{config.run.name}").extract("At least 36 people were killed, police said.")\n```\n\n'
         "A plain transformers directory: `AutoModelForTokenClassification.from_pretrained` loads it too. The `Extractor` adds "
         f"overlapping windows of {config.window.size} tokens for long texts, legal tag sequences and whole words.",
-        "## Results\n\nStrict: label and both character offsets must match.",
+        "## Results\n\nStrict: label and both character offsets must match. F1 with its 95 % bootstrap interval over articles. "
+        "The whole report: `report/SPLIT/report.html`.",
         *(f"### {split}\n\n{_table(report['strict'])}" for split, report in reports.items()),
         "## Training\n\n"
         f"Encoder `{config.encoder.name}` (from {facts['encoder']['origin']}), {training['precision']}, {config.training.epochs} epochs of "
@@ -63,6 +65,7 @@ def write_card(
 def _table(strict: Mapping[str, Any]) -> str:
     rows = [*((label, strict["labels"][label]) for label in LABELS), ("micro", strict["micro"])]
     body = "\n".join(
-        f"| {name} | {row['precision']:.3f} | {row['recall']:.3f} | {row['f1']:.3f} | {row['annotated']} |" for name, row in rows
+        f"| {name} | {row['precision']:.3f} | {row['recall']:.3f} | {row['f1']:.3f} | {span(row['interval']['f1'])} | {row['annotated']} |"
+        for name, row in rows
     )
-    return f"| label | precision | recall | F1 | annotated |\n| --- | --: | --: | --: | --: |\n{body}"
+    return f"| label | precision | recall | F1 | 95 % interval | annotated |\n| --- | --: | --: | --: | --: | --: |\n{body}"

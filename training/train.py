@@ -10,6 +10,7 @@ training.train …`` runs it on several processes.
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import math
 import os
@@ -49,8 +50,9 @@ from casualty_ner.records import dump_line
 from casualty_ner.runtimes.torch import TorchRuntime
 from casualty_ner.scoring import macro_f1, micro, strict_counts
 from casualty_ner.windows import IGNORED, Windower, align
-from eval.evaluate import build_report, write_report
-from eval.predictions import predict
+from eval.evaluate import evaluate
+from eval.markdown import summary
+from eval.predictions import System, predict
 from training.batches import LENGTH_STEP, TokenBudgetSampler
 from training.card import write_card
 from training.config import Config, EncoderConfig, load_config
@@ -223,7 +225,7 @@ def _validate(model: nn.Module, windower: Windower, articles: Sequence[Article])
     assert isinstance(model, PreTrainedModel)
     runtime = TorchRuntime(model, model.device, windower.tokenizer.pad_token_id or 0)
     predictions = predict(Extractor(windower, runtime, range(len(TAGS))), articles)
-    counts = strict_counts((article.spans, [entity.span for entity in predictions[article.id]]) for article in articles)
+    counts = strict_counts((article.spans, [entity.span for entity in entities]) for article, entities in predictions)
     return {"f1": micro(counts).f1, "macro_f1": macro_f1(counts), **{f"f1_{label}": one.f1 for label, one in counts.items()}}
 
 
@@ -284,12 +286,12 @@ def _finish(config: Config, run: Run, trainer: WindowTrainer, corpus: _Corpus, f
         stream.writelines(map(dump_line, trainer.state.log_history))
     plot_curve(trainer.state.log_history, folder / "curve.png")
     extractor = Extractor.from_checkpoint(load_checkpoint(folder), "cpu" if _on_cpu(config) else "auto")
-    reports = {}
-    for split in [split for split in ("validation", "test") if split in corpus.files]:
-        articles = corpus.articles[split]
-        predictions = predict(extractor, articles)
-        reports[split] = build_report(articles, predictions, corpus.files[split], config.run.name)
-        write_report(folder / "report" / split, reports[split], predictions)
+    system = System(config.run.name, extractor, extractor.windower)
+    reports = {
+        split: evaluate(system, corpus.articles[split], data=corpus.files[split], out=folder / "report" / split)
+        for split in ("validation", "test")
+        if split in corpus.files
+    }
     write_card(folder, config, corpus.fingerprint, facts, reports)
 
 
@@ -317,7 +319,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     folder = train(load_config(options.config, options.overrides), options.resume)
     if folder is not None:
-        print((folder / "report" / "validation" / "report.md").read_text(encoding="utf-8"))
+        print(summary(json.loads((folder / "report" / "validation" / "report.json").read_text(encoding="utf-8"))))
         print(f"checkpoint, reports and model card: {folder}")
     return 0
 

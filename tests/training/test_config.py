@@ -32,7 +32,7 @@ def test_layers_command_line_over_experiment_over_base(tmp_path: Path) -> None:
     path = write(tmp_path, "training:\n  epochs: 3\n  learning_rate: 2e-5\n")
     config = load_config(path, ["training.epochs=4", "run.name=other"])
     assert (config.training.epochs, config.training.learning_rate, config.run.name) == (4, 2e-5, "other")
-    assert config.window.size == 256
+    assert config.window.size == 512
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_layers_command_line_over_experiment_over_base(tmp_path: Path) -> None:
         ("training:\n  precision: fp8\n", r"training\.precision: Input should be 'auto', 'bf16' or 'fp32', got 'fp8'"),
         ("training:\n", r"experiment\.yaml: training: Input should be a valid dictionary"),
         ("window:\n  size: 64\n  overlap: 40\n", r"window: overlap \(40\) must be at most half of size \(64\)"),
-        ("training:\n  batch_tokens: 100\n", r"training\.batch_tokens \(100\) must be at least window\.size \(256\)"),
+        ("training:\n  batch_tokens: 100\n", r"training\.batch_tokens \(100\) must be at least window\.size \(512\)"),
         ("run:\n  name: ../elsewhere\n", r"run\.name: String should match pattern"),
         ("training:\n  epochs: 3\n  epochs: 4\n", r"experiment\.yaml:3: not valid YAML: key 'epochs' is given twice"),
         ("training: [\n", r"experiment\.yaml:2: not valid YAML"),

@@ -60,6 +60,7 @@ def test_a_run_folder_holds_what_a_reader_needs(checkpoint: Path, corpus: Path) 
         "history.jsonl",
         "model.safetensors",
         "report/test/report.json",
+        "report/test/report.html",
         "report/validation/predictions.jsonl",
         "tokenizer.json",
         "train.log",
@@ -73,8 +74,9 @@ def test_a_run_folder_holds_what_a_reader_needs(checkpoint: Path, corpus: Path) 
     assert 0 <= facts["training"]["padding_share"] < 0.3
     assert facts["training"]["tokens_per_second"] > 0
     card = (checkpoint / "README.md").read_text()
-    f1 = json.loads((checkpoint / "report" / "test" / "report.json").read_text())["strict"]["micro"]["f1"]
-    assert f"{f1:.3f}" in card
+    micro = json.loads((checkpoint / "report" / "test" / "report.json").read_text())["strict"]["micro"]
+    low, high = micro["interval"]["f1"]
+    assert f"{micro['f1']:.3f} | {low:.3f}–{high:.3f} | {micro['annotated']} |" in card
     assert (checkpoint / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 

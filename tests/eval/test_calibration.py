@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.eval.cases import article, entities
+from tests.eval.test_evaluate import report_of
+
+
+def test_hand_worked_calibration() -> None:
+    """Four spans score 0.85, three of them right: the bin is 0.1 off; one scores 0.25 and is wrong: 0.25 off."""
+    report = report_of(
+        (article("A0:4 N5:9 T10:14"), entities("A0:4 N5:9 T10:14 S15:19", 0.85) + entities("S20:24", 0.25)),
+    )
+    micro = report["calibration"]["micro"]
+    assert micro["expected_calibration_error"] == pytest.approx((4 * 0.1 + 1 * 0.25) / 5)
+    assert (micro["mean_score"], micro["share_right"]) == (pytest.approx(0.73), pytest.approx(0.6))
+    (low,), (high,) = ([one for one in micro["bins"] if one["from"] == start] for start in (0.2, 0.8))
+    assert (low["spans"], low["right"], low["mean_score"], low["share_right"]) == (1, 0, pytest.approx(0.25), 0.0)
+    assert (high["spans"], high["right"], high["share_right"]) == (4, 3, 0.75)
+    assert sum(one["spans"] for one in micro["bins"]) == 5
+    assert report["calibration"]["labels"]["SOURCE"]["share_right"] == 0.0
+
+
+def test_certain_and_right_is_calibrated() -> None:
+    report = report_of((article("A0:4"), entities("A0:4", 1.0)))
+    assert report["calibration"]["micro"]["expected_calibration_error"] == 0.0
+    assert report["calibration"]["micro"]["bins"][-1]["spans"] == 1
+
+
+def test_hand_worked_thresholds() -> None:
+    predicted = entities("A0:4", 0.9) + entities("A5:9", 0.6) + entities("A20:24", 0.3)
+    report = report_of((article("A0:4 A5:9 A30:34"), predicted))
+    curves = report["thresholds"]
+    actor = curves["labels"]["ACTOR"]
+
+    def at(threshold: float) -> tuple[float | None, float, float]:
+        place = curves["thresholds"].index(threshold)
+        return actor["precision"][place], actor["recall"][place], actor["f1"][place]
+
+    assert at(0.0) == at(0.3) == (2 / 3, 2 / 3, 2 / 3)
+    assert at(0.31) == (1.0, 2 / 3, pytest.approx(0.8))
+    assert at(0.9) == (1.0, 1 / 3, 0.5)
+    assert at(0.95) == (None, 0.0, 0.0)
+    assert actor["best"]["threshold"] == 0.31 and actor["best"]["f1"] == pytest.approx(0.8)
+    assert curves["micro"]["f1"][0] == report["strict"]["micro"]["f1"]
+    assert len(actor["interval"]["f1"]) == len(curves["thresholds"]) == 100
+
+
+@pytest.mark.parametrize("percent", [0, 1, 28, 29, 57, 58, 99])
+def test_a_score_counts_at_its_own_threshold(percent: int) -> None:
+    report = report_of((article("A0:4"), entities("A0:4", percent / 100)))
+    recall = report["thresholds"]["micro"]["recall"]
+    assert recall == [1.0] * (percent + 1) + [0.0] * (99 - percent)
