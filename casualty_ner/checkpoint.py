@@ -8,7 +8,9 @@ checkpoint without it (a foreign one with the same label names) gets `DEFAULT_WI
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,9 +132,10 @@ def load_weights(description: Description) -> Checkpoint:
             "give the checkpoint that it was made from"
         )
     try:
-        model, report = AutoModelForTokenClassification.from_pretrained(
-            name, use_safetensors=True, dtype="float32", output_loading_info=True
-        )
+        with _bar_on_a_terminal_only():
+            model, report = AutoModelForTokenClassification.from_pretrained(
+                name, use_safetensors=True, dtype="float32", output_loading_info=True
+            )
     except Exception as error:  # as above
         raise _unloadable(name, error) from None
     if report["missing_keys"]:
@@ -140,6 +143,21 @@ def load_weights(description: Description) -> Checkpoint:
         raise CheckpointError(f"{name}: the weights lack {len(missing)} tensors, {missing[0]} among them; the file is incomplete")
     facts = {one.name: getattr(description, one.name) for one in fields(description)}
     return Checkpoint(**facts, model=model.eval())
+
+
+@contextmanager
+def _bar_on_a_terminal_only() -> Iterator[None]:
+    """transformers draws its loading bar into logs too."""
+    from transformers.utils import logging as transformers_logging
+
+    if sys.stderr.isatty() or not transformers_logging.is_progress_bar_enabled():
+        yield
+        return
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.enable_progress_bar()
 
 
 def save_metadata(folder: Path, window: WindowSize, **facts: Any) -> None:
