@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from casualty_ner.encoders import resolve
-from casualty_ner.errors import CheckpointError
+from casualty_ner.errors import CheckpointError, first_line
 from casualty_ner.labels import TAGS, tag_order
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def load_description(name: str | Path) -> Description:
     try:
         config = AutoConfig.from_pretrained(location)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{name}: config.json cannot be used: {_first_line(error)}") from None
+        raise CheckpointError(f"{name}: config.json cannot be used: {first_line(error)}") from None
     order = tag_order(_class_names(config))
     if order is None:
         raise CheckpointError(
@@ -201,8 +201,4 @@ def _read_metadata(path: Path) -> tuple[dict[str, Any], WindowSize]:
 
 
 def _unloadable(name: str | Path, error: Exception) -> CheckpointError:
-    return CheckpointError(f"{name}: cannot be loaded: {type(error).__name__}: {_first_line(error)}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0]
+    return CheckpointError(f"{name}: cannot be loaded: {type(error).__name__}: {first_line(error)}")

@@ -8,7 +8,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from casualty_ner.errors import CheckpointError
+from casualty_ner.errors import CheckpointError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -90,8 +90,7 @@ def _download(name: str, revision: str | None) -> str:
     except HFValidationError:
         raise CheckpointError(f"{name}: no such folder, and not a hub id (owner/name) either; check the path") from None
     except Exception as error:  # the hub client's failures share no base class
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
-            f"{name}: no such folder, and the hub did not give a model of that name ({type(error).__name__}: {reason}); "
+            f"{name}: no such folder, and the hub did not give a model of that name ({type(error).__name__}: {first_line(error)}); "
             "check the path, or the network and the hub id"
         ) from None

@@ -37,6 +37,11 @@ class RecordError(CasualtyNerError):
         super().__init__(f"{where}: {problem}" if record_id is None else f"{where} (id {record_id!r}): {problem}")
 
 
+def first_line(error: Exception) -> str:
+    """What an error of a Python library says; the lines after it are hints and tracebacks."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def last_line(error: Exception) -> str:
     """What an error of a C++ library says: such libraries put their source locations on the lines before it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

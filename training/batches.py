@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from torch.utils.data import Sampler
 
-from casualty_ner.batching import group_by_cost
+from casualty_ner.batching import group_by_cost, padded_length
 
 LENGTH_STEP = 8
 """Batches are padded to a multiple of this, which also suits the matrix units."""
@@ -32,7 +32,7 @@ class TokenBudgetSampler(Sampler[list[int]]):
     """
 
     def __init__(self, lengths: Sequence[int], budget: int, seed: int, rank: int = 0, world_size: int = 1):
-        self._padded = [-(-length // LENGTH_STEP) * LENGTH_STEP for length in lengths]
+        self._padded = [padded_length(length, LENGTH_STEP) for length in lengths]
         self._shapes = [[self._padded[index] for index in group] for group in group_by_cost(self._padded, budget)]
         self._seed, self._rank, self._world_size = seed, rank, world_size
         self._epoch = 0

@@ -43,7 +43,7 @@ from casualty_ner.cli import run_command
 from casualty_ner.dataset import load_articles, split_files
 from casualty_ner.documents import Article
 from casualty_ner.encoders import Source, resolve
-from casualty_ner.errors import CasualtyNerError, CheckpointError, ConfigError, RecordError
+from casualty_ner.errors import CasualtyNerError, CheckpointError, ConfigError, RecordError, first_line
 from casualty_ner.extractor import Extractor
 from casualty_ner.labels import TAG_IDS, TAGS
 from casualty_ner.records import dump_line
@@ -173,9 +173,8 @@ def _load_encoder(config: Config, source: Source) -> tuple[PreTrainedModel, PreT
     except CasualtyNerError:
         raise
     except Exception as error:  # a damaged folder can fail in any of several libraries
-        reason = (str(error).splitlines() or ["no message"])[0]
         raise CheckpointError(
-            f"{config.encoder.name}: cannot be loaded as an encoder: {type(error).__name__}: {reason}"
+            f"{config.encoder.name}: cannot be loaded as an encoder: {type(error).__name__}: {first_line(error)}"
         ) from None
     limit = max_positions(settings)
     if limit is not None and config.window.size > limit:
