@@ -11,7 +11,6 @@ least as large, in either direction. The p-values of the four labels are correct
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -26,10 +25,9 @@ from casualty_ner.cli import run_command
 from casualty_ner.dataset import load_articles, split_file
 from casualty_ner.documents import Article, Entity, Span
 from casualty_ner.encoders import sha256
-from casualty_ner.errors import OutputError
 from casualty_ner.labels import LABELS
 from eval.bootstrap import FEW_ARTICLES, LEVEL, RESAMPLES, SEED, interval, ratio, resampled_totals
-from eval.markdown import escape, span, table
+from eval.markdown import escape, span, table, write_both
 from eval.predictions import open_system
 from eval.tally import BASE, Tally
 
@@ -253,13 +251,9 @@ def _run(options: argparse.Namespace) -> int:
         "shuffles": SHUFFLES,
         **compare(articles, first, second),
     }
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "compare.json").write_text(json.dumps(comparison, indent=1) + "\n", encoding="utf-8")
-        (options.out / "compare.md").write_text(to_markdown(comparison), encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{options.out}: cannot be written: {error.strerror}; choose another --out") from None
-    print(to_markdown(comparison))
+    text = to_markdown(comparison)
+    write_both(options.out, "compare", comparison, text)
+    print(text)
     return 0
 
 

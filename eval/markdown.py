@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import regex
 
+from casualty_ner.errors import OutputError
 from casualty_ner.labels import LABELS
 from eval.errors import KINDS, MEANINGS
 from eval.matching import SCHEMES
@@ -172,3 +175,17 @@ def _in_context(example: Mapping[str, Any]) -> str:
         for letter, one in spans
     ]
     return f"{'; '.join(found)} in “…{escape(shown)}…”"
+
+
+def write_both(out: Path, name: str, content: Mapping[str, Any], text: str) -> None:
+    """Write figures as ``NAME.json`` and their tables as ``NAME.md``.
+
+    Raises:
+        OutputError: The folder cannot be written to.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        (out / f"{name}.md").write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written: {error.strerror}; choose another --out") from None

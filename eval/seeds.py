@@ -9,7 +9,6 @@ with another run of the same training. Both are needed to say that a recipe is b
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,9 +20,9 @@ from casualty_ner.cli import run_command
 from casualty_ner.dataset import load_articles, split_file
 from casualty_ner.documents import Article
 from casualty_ner.encoders import sha256
-from casualty_ner.errors import ConfigError, OutputError
+from casualty_ner.errors import ConfigError
 from casualty_ner.labels import LABELS
-from eval.markdown import escape, table
+from eval.markdown import escape, table, write_both
 from eval.matching import SCHEMES
 from eval.predictions import System, open_system
 from eval.report import build_report
@@ -96,13 +95,9 @@ def _run(options: argparse.Namespace) -> int:
         "data": {"file": data.name, "sha256": sha256(data), "articles": len(articles)},
         **summarise((open_system(name, options.device) for name in options.systems), articles),
     }
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "seeds.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-        (options.out / "seeds.md").write_text(to_markdown(summary), encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{options.out}: cannot be written: {error.strerror}; choose another --out") from None
-    print(to_markdown(summary))
+    text = to_markdown(summary)
+    write_both(options.out, "seeds", summary, text)
+    print(text)
     return 0
 
 
