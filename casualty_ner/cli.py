@@ -71,6 +71,11 @@ def _parser() -> argparse.ArgumentParser:
     extract.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, … (default: %(default)s)")
     _add_engine(extract)
     extract.add_argument(
+        "--thresholds",
+        action="store_true",
+        help="leave out entities that score less than what validation showed to be best for their label",
+    )
+    extract.add_argument(
         "--skip-bad", action="store_true", help="go on after an unusable input or line; each is listed on standard error"
     )
     extract.set_defaults(run=_extract)
@@ -119,14 +124,18 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=_PRECISIONS, default="auto", help=_PRECISION_HELP)
 
 
-def _load(options: argparse.Namespace) -> Extractor:
+def _load(options: argparse.Namespace, thresholds: bool = False) -> Extractor:
     return Extractor.from_pretrained(
-        options.checkpoint, device=options.device, runtime=options.runtime, precision=options.precision
+        options.checkpoint,
+        device=options.device,
+        runtime=options.runtime,
+        precision=options.precision,
+        thresholds=thresholds,
     )
 
 
 def _extract(options: argparse.Namespace) -> int:
-    extractor = _load(options)
+    extractor = _load(options, options.thresholds)
     skipped: list[RecordError] = []
     fatal: list[RecordError] = []
 

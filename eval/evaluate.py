@@ -86,6 +86,7 @@ def evaluate(
         data={"file": data.name, "sha256": sha256(data)},
         seqeval=tags.scores(),
         notes=system.notes,
+        cuts=system.thresholds,
         resamples=resamples,
     )
     try:

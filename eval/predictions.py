@@ -169,6 +169,13 @@ class System:
             return [f"{self.source.left_out:,} predicted spans were left out: their labels map to nothing."]
         return []
 
+    @property
+    def thresholds(self) -> Mapping[str, float] | None:
+        """What the checkpoint would cut each label's scores at."""
+        if isinstance(self.source, Extractor) and self.source.calibration is not None:
+            return self.source.calibration.thresholds
+        return None
+
     def pairs(self, articles: Iterable[Article]) -> Iterator[Pair]:
         """Each article with what was predicted for it."""
         if isinstance(self.source, PredictionFile):

@@ -38,6 +38,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from casualty_ner.calibration import fit
 from casualty_ner.checkpoint import WindowSize, load_checkpoint, max_positions, save_metadata
 from casualty_ner.cli import run_command
 from casualty_ner.dataset import load_articles, split_files
@@ -280,11 +281,16 @@ def _finish(config: Config, run: Run, trainer: WindowTrainer, corpus: _Corpus, f
     folder = run.partial
     trainer.save_model(str(folder))
     (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; config.training.yaml says the same
-    save_metadata(folder, WindowSize(config.window.size, config.window.overlap), **facts)
+    window, device = WindowSize(config.window.size, config.window.overlap), "cpu" if _on_cpu(config) else "auto"
+    save_metadata(folder, window, **facts)
+    uncalibrated = Extractor.from_checkpoint(load_checkpoint(folder), device)
+    found = predict(uncalibrated, corpus.articles["validation"])
+    calibration = fit((article.spans, entities) for article, entities in found)
+    save_metadata(folder, window, **facts, calibration=calibration.to_dict())
     with open(folder / "history.jsonl", "w", encoding="utf-8") as stream:
         stream.writelines(map(dump_line, trainer.state.log_history))
     plot_curve(trainer.state.log_history, folder / "curve.png")
-    extractor = Extractor.from_checkpoint(load_checkpoint(folder), "cpu" if _on_cpu(config) else "auto")
+    extractor = Extractor.from_checkpoint(load_checkpoint(folder), device)
     system = System(config.run.name, extractor, extractor.windower)
     reports = {
         split: evaluate(system, corpus.articles[split], data=corpus.files[split], out=folder / "report" / split)

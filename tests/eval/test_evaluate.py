@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from casualty_ner import Extractor
 from casualty_ner.dataset import load_articles
 from casualty_ner.documents import Article, Entity
 from casualty_ner.labels import LABELS
@@ -22,11 +23,13 @@ from tests.eval.cases import article, entities, unscored
 FILES = ["f1.png", "confusion.png", "errors.png", "slices.png", "report.html", "report.json", "report.md", "predictions.jsonl"]
 
 
-def report_of(*pairs: tuple[Article, Sequence[Entity]], **options: Any) -> dict[str, Any]:
+def report_of(
+    *pairs: tuple[Article, Sequence[Entity]], cuts: Mapping[str, float] | None = None, **options: Any
+) -> dict[str, Any]:
     tally = Tally(**options)
     for one, predicted in pairs:
         tally.add(one, predicted)
-    return build_report(tally, system="s", data={"file": "f", "sha256": "0" * 64}, seqeval=None, resamples=50)
+    return build_report(tally, system="s", data={"file": "f", "sha256": "0" * 64}, seqeval=None, cuts=cuts, resamples=50)
 
 
 def run(corpus: Path, out: Path, *arguments: str) -> dict[str, Any]:
@@ -72,6 +75,12 @@ def test_a_checkpoint_is_scored_on_a_single_file(
     again = run(corpus, tmp_path / "again", "--predictions", str(tmp_path / "predictions.jsonl"), "--resamples", "1000")
     assert {scheme: again[scheme] for scheme in SCHEMES} == {scheme: report[scheme] for scheme in SCHEMES}
     assert again["calibration"] == report["calibration"]
+    assert again["stored_thresholds"] is None  # a file says nothing of them
+    cut = Extractor.from_pretrained(checkpoint, device="cpu", runtime="torch", precision="float32", thresholds=True)
+    kept = sum(len(entities) for entities in cut.extract([one.text for one in articles]))
+    assert report["stored_thresholds"]["micro"]["predicted"] == kept
+    assert "With the thresholds that the checkpoint holds" in text
+    assert "with the thresholds that the checkpoint holds" in (tmp_path / "report.html").read_text()
 
 
 def test_the_strict_figures_are_those_of_the_counts() -> None:

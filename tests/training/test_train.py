@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from casualty_ner import Extractor
 from casualty_ner.dataset import load_articles
 from casualty_ner.errors import CheckpointError, ConfigError, RecordError
+from casualty_ner.labels import LABELS
 from casualty_ner.records import read_records, write_records
 from tests.conftest import ROOT, tiny_overrides
 from tests.tiny import FAMILIES, texts
@@ -73,6 +74,11 @@ def test_a_run_folder_holds_what_a_reader_needs(checkpoint: Path, corpus: Path) 
     assert facts["window"] == {"size": 64, "overlap": 16}
     assert 0 <= facts["training"]["padding_share"] < 0.3
     assert facts["training"]["tokens_per_second"] > 0
+    assert facts["calibration"].keys() == set(LABELS)
+    stored = json.loads((checkpoint / "report" / "test" / "report.json").read_text())["stored_thresholds"]
+    assert {label: one["threshold"] for label, one in stored["labels"].items()} == {
+        label: scale["threshold"] for label, scale in facts["calibration"].items()
+    }
     card = (checkpoint / "README.md").read_text()
     micro = json.loads((checkpoint / "report" / "test" / "report.json").read_text())["strict"]["micro"]
     low, high = micro["interval"]["f1"]
