@@ -2,7 +2,7 @@
 
 The model's own score (see `casualty_ner.decoding.entities`) is over-confident, as scores of fine-tuned networks are. Platt scaling (Platt
 1999) maps it, label by label, to the share of spans with such a score that are right. The map is monotone, so it changes no entity and
-no order; only the thresholds, which are applied where a caller asks for them, leave entities out.
+no order; only the thresholds leave entities out.
 """
 
 from __future__ import annotations
@@ -67,10 +67,13 @@ class Calibration:
     def thresholds(self) -> dict[str, float]:
         return {label: scale.threshold for label, scale in self.scales.items()}
 
-    def apply(self, entities: Iterable[Entity], cut: bool = False) -> list[Entity]:
-        """The entities with calibrated scores; with `cut` only those that reach their label's threshold."""
-        scaled = [Entity(one.start, one.end, one.label, one.text, self.scales[one.label](one.score)) for one in entities]
-        return [one for one in scaled if one.score >= self.scales[one.label].threshold] if cut else scaled
+    def apply(self, entities: Iterable[Entity]) -> list[Entity]:
+        """The entities with calibrated scores."""
+        return [Entity(one.start, one.end, one.label, one.text, self.scales[one.label](one.score)) for one in entities]
+
+    def reaches(self, entity: Entity) -> bool:
+        """Whether a calibrated score reaches the threshold of its label."""
+        return entity.score >= self.scales[entity.label].threshold
 
 
 def fit(pairs: Iterable[tuple[Iterable[Span], Iterable[Entity]]]) -> Calibration:

@@ -71,9 +71,10 @@ def _parser() -> argparse.ArgumentParser:
     extract.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, … (default: %(default)s)")
     _add_engine(extract)
     extract.add_argument(
-        "--thresholds",
-        action="store_true",
-        help="leave out entities that score less than what validation showed to be best for their label",
+        "--no-thresholds",
+        action="store_false",
+        dest="thresholds",
+        help="keep the entities, too, that score less than what validation showed to be best for their label",
     )
     extract.add_argument(
         "--skip-bad", action="store_true", help="go on after an unusable input or line; each is listed on standard error"
@@ -124,7 +125,7 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=_PRECISIONS, default="auto", help=_PRECISION_HELP)
 
 
-def _load(options: argparse.Namespace, thresholds: bool = False) -> Extractor:
+def _load(options: argparse.Namespace, thresholds: bool = True) -> Extractor:
     return Extractor.from_pretrained(
         options.checkpoint,
         device=options.device,

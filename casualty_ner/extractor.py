@@ -13,7 +13,6 @@ import numpy as np
 from casualty_ner.batching import group_by_cost, padded_length
 from casualty_ner.decoding import entities
 from casualty_ner.documents import Entity
-from casualty_ner.errors import CheckpointError
 from casualty_ner.labels import TAGS
 from casualty_ner.windows import Tokens, Windower
 
@@ -46,7 +45,7 @@ class Extractor:
         runtime: The engine with the model.
         tag_order: For each of `casualty_ner.labels.TAGS` its class index in the model's output.
         batch_tokens: Padded tokens run together.
-        calibration: Of the scores; without one they are the model's own.
+        calibration: Of the scores; without one they are the model's own, and nothing is left out for its score.
         thresholds: Leave out the entities that score less than the calibration's threshold for their label.
     """
 
@@ -57,7 +56,7 @@ class Extractor:
         tag_order: Sequence[int],
         batch_tokens: int = 4096,
         calibration: Calibration | None = None,
-        thresholds: bool = False,
+        thresholds: bool = True,
     ):
         self.windower, self.runtime, self.batch_tokens = windower, runtime, batch_tokens
         self.calibration, self.thresholds = calibration, thresholds
@@ -72,7 +71,7 @@ class Extractor:
         runtime: str = "auto",
         precision: str = "auto",
         batch_tokens: int | None = None,
-        thresholds: bool = False,
+        thresholds: bool = True,
     ) -> Extractor:
         """Load a checkpoint, or an export of one.
 
@@ -87,33 +86,32 @@ class Extractor:
                 is the reference that F1 is reported with.
             batch_tokens: Padded tokens run together; by default what ``casualty-ner calibrate`` found for this machine, or
                 what suits most.
-            thresholds: Leave out the entities that score less than what validation showed to be best for their label.
+            thresholds: Leave out the entities that score less than what validation showed to be best for their label, where
+                the checkpoint says so; ``False`` gives all, for a cut of one's own.
 
         Raises:
-            casualty_ner.errors.CheckpointError: It is missing, broken, made for other labels, or without the thresholds that
-                are asked for, the device is not available, or the runtime is not installed or cannot run here.
+            casualty_ner.errors.CheckpointError: It is missing, broken, or made for other labels, the device is not
+                available, or the runtime is not installed or cannot run here.
         """
         from casualty_ner.checkpoint import load_description
         from casualty_ner.runtimes.load import load_runtime
         from casualty_ner.tuning import tuned
 
         description = load_description(checkpoint)
-        if thresholds and description.calibration is None:
-            raise CheckpointError(
-                f"{checkpoint}: holds no thresholds; training.train stores them, for another checkpoint compare scores yourself"
-            )
         windower = Windower(description.tokenizer, description.window.size, description.window.overlap)
         engine, budget = tuned(load_runtime(description, device, runtime, precision))
         return cls(windower, engine, description.tag_order, batch_tokens or budget, description.calibration, thresholds)
 
     @classmethod
-    def from_checkpoint(cls, checkpoint: Checkpoint, device: str = "auto", batch_tokens: int = 4096) -> Extractor:
+    def from_checkpoint(
+        cls, checkpoint: Checkpoint, device: str = "auto", batch_tokens: int = 4096, thresholds: bool = True
+    ) -> Extractor:
         """An extractor over a loaded checkpoint as it is: in torch, float32."""
         from casualty_ner.runtimes.torch import TorchRuntime, choose_device
 
         windower = Windower(checkpoint.tokenizer, checkpoint.window.size, checkpoint.window.overlap)
         runtime = TorchRuntime(checkpoint.model, choose_device(device), checkpoint.pad_id)
-        return cls(windower, runtime, checkpoint.tag_order, batch_tokens, checkpoint.calibration)
+        return cls(windower, runtime, checkpoint.tag_order, batch_tokens, checkpoint.calibration, thresholds)
 
     @overload
     def extract(self, texts: str) -> list[Entity]: ...
@@ -145,7 +143,10 @@ class Extractor:
 
     def _finish(self, running: _Running) -> list[list[Entity]]:
         found = running.entities()
-        return found if self.calibration is None else [self.calibration.apply(one, self.thresholds) for one in found]
+        if self.calibration is None:
+            return found
+        scaled = [self.calibration.apply(entities) for entities in found]
+        return [list(filter(self.calibration.reaches, entities)) for entities in scaled] if self.thresholds else scaled
 
     def logits(self, texts: Sequence[Tokens]) -> list[NDArray[np.float32]]:
         """Merged scores of every token of each tokenised text, each of shape ``[tokens, tags]`` in the order of `TAGS`."""

@@ -6,7 +6,7 @@ Scores are counted in `SCORE_BINS` bins of equal width; the reliability diagram 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,10 @@ def calibration(totals: Totals) -> dict[str, Any]:
 
 
 def thresholds(totals: Totals) -> dict[str, Any]:
-    """Precision, recall and F1 of the predictions that score at least a threshold, per label and together."""
+    """Precision, recall and F1 of what scores at least a threshold, per label and together.
+
+    What the thresholds of the checkpoint leave out takes part, so that the whole curve is there.
+    """
     return {
         "thresholds": [index / SCORE_BINS for index in range(SCORE_BINS)],
         "micro": _curve(totals, LABELS),
@@ -40,34 +43,20 @@ def thresholds(totals: Totals) -> dict[str, Any]:
     }
 
 
-def stored_thresholds(totals: Totals, cuts: Mapping[str, float]) -> dict[str, Any]:
-    """Precision, recall and F1 of the predictions that reach the threshold of their label, per label and together.
+def without_thresholds(totals: Totals) -> dict[str, Any]:
+    """Precision, recall and F1 of all that the system proposed, whatever its score, per label and together."""
+    return {"micro": _uncut(totals, LABELS), "labels": {label: _uncut(totals, [label]) for label in LABELS}}
 
-    Args:
-        totals: The counts.
-        cuts: Each label's threshold; one between two bins counts as the lower.
-    """
-    places = {label: int(cuts[label] * SCORE_BINS + 1e-9) for label in LABELS}
 
-    def kept(what: str, label: str) -> NDArray[np.float64]:
-        bins = (totals(what, label, index) for index in range(places[label], SCORE_BINS))
-        return np.sum([np.zeros(len(totals.values)), *bins], axis=0)
-
-    def figures(labels: Sequence[str]) -> dict[str, Any]:
-        predicted = np.sum([kept("score", label) for label in labels], axis=0)
-        right = np.sum([kept("score correct", label) for label in labels], axis=0)
-        annotated = np.sum([totals("annotated", label) for label in labels], axis=0)
-        ratios = {
-            "precision": ratio(right, predicted),
-            "recall": ratio(right, annotated),
-            "f1": ratio(2 * right, predicted + annotated),
-        }
-        return with_intervals(ratios, {"correct": right, "predicted": predicted, "annotated": annotated})
-
-    return {
-        "micro": figures(LABELS),
-        "labels": {label: {"threshold": cuts[label], **figures([label])} for label in LABELS},
+def _uncut(totals: Totals, labels: Sequence[str]) -> dict[str, Any]:
+    annotated = np.sum([totals("annotated", label) for label in labels], axis=0)
+    predicted, right = (_bins(totals, what, labels).sum(axis=0) for what in ("score", "score correct"))
+    ratios = {
+        "precision": ratio(right, predicted),
+        "recall": ratio(right, annotated),
+        "f1": ratio(2 * right, predicted + annotated),
     }
+    return with_intervals(ratios, {"correct": right, "predicted": predicted, "annotated": annotated})
 
 
 def _bins(totals: Totals, what: str, labels: Sequence[str]) -> NDArray[np.float64]:

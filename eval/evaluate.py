@@ -70,8 +70,8 @@ def evaluate(
     tags = WordTags(seqeval_articles)
 
     def scored() -> Iterator[dict[str, Any]]:
-        for article, entities in tqdm(system.pairs(articles), unit=" articles", delay=2, disable=None):
-            tally.add(article, entities)
+        for article, entities, below in tqdm(system.proposals(articles), unit=" articles", delay=2, disable=None):
+            tally.add(article, entities, below)
             tags.add(article, entities)
             yield to_record(article, entities)
 
@@ -86,7 +86,7 @@ def evaluate(
         data={"file": data.name, "sha256": sha256(data)},
         seqeval=tags.scores(),
         notes=system.notes,
-        cuts=system.thresholds,
+        stored_thresholds=system.calibration.thresholds if system.calibration else None,
         resamples=resamples,
     )
     try:

@@ -30,7 +30,7 @@ def build_report(
     data: Mapping[str, Any],
     seqeval: Mapping[str, Any] | None,
     notes: Sequence[str] = (),
-    cuts: Mapping[str, float] | None = None,
+    stored_thresholds: Mapping[str, float] | None = None,
     resamples: int = RESAMPLES,
 ) -> dict[str, Any]:
     """All figures of a report.
@@ -41,7 +41,7 @@ def build_report(
         data: The file that it was scored on: ``file``, ``sha256``.
         seqeval: The scores of seqeval, or ``None`` if it was left out.
         notes: What a reader must know about the predictions.
-        cuts: The thresholds that the checkpoint holds for the labels.
+        stored_thresholds: What the checkpoint cuts each label's scores at.
         resamples: How many the intervals rest on.
     """
     totals = tally.totals(resamples)
@@ -64,7 +64,8 @@ def build_report(
         "errors": {kind: _errors(tally, totals, kind) for kind in KINDS},
         "calibration": calibration.calibration(totals) if scored else None,
         "thresholds": calibration.thresholds(totals) if scored else None,
-        "stored_thresholds": calibration.stored_thresholds(totals, cuts) if scored and cuts is not None else None,
+        "stored_thresholds": stored_thresholds,
+        "without_thresholds": calibration.without_thresholds(totals) if stored_thresholds else None,
         "slices": {
             name: _slice(totals, name) for name in tally.slice_names if name not in tally.fields or tally.field_counts[name]
         },

@@ -290,8 +290,8 @@ def _finish(config: Config, run: Run, trainer: WindowTrainer, corpus: _Corpus, f
     with open(folder / "history.jsonl", "w", encoding="utf-8") as stream:
         stream.writelines(map(dump_line, trainer.state.log_history))
     plot_curve(trainer.state.log_history, folder / "curve.png")
-    extractor = Extractor.from_checkpoint(load_checkpoint(folder), device)
-    system = System(config.run.name, extractor, extractor.windower)
+    extractor = Extractor.from_checkpoint(load_checkpoint(folder), device, thresholds=False)
+    system = System(config.run.name, extractor, extractor.windower, calibration)
     reports = {
         split: evaluate(system, corpus.articles[split], data=corpus.files[split], out=folder / "report" / split)
         for split in ("validation", "test")

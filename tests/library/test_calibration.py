@@ -45,7 +45,9 @@ def test_a_scale_is_monotone_and_bounded_whatever_it_was_fitted_to(seen: list[tu
 
 def test_nothing_seen_changes_nothing_and_cuts_nothing() -> None:
     entities = [Entity(0, 4, label, "text", 0.3) for label in LABELS]
-    calibrated = fit([]).apply(entities, cut=True)
+    calibration = fit([])
+    calibrated = calibration.apply(entities)
+    assert all(map(calibration.reaches, calibrated))
     assert [one.span for one in calibrated] == [one.span for one in entities]
     assert [one.score for one in calibrated] == pytest.approx([0.3] * len(LABELS))
 
@@ -67,8 +69,7 @@ def test_the_threshold_is_where_f1_is_highest() -> None:
 def test_a_cut_leaves_out_what_its_label_does_not_reach() -> None:
     calibration = Calibration({label: Scale(threshold=0.5 if label == "ACTOR" else 0.0) for label in LABELS})
     entities = [Entity(0, 1, "ACTOR", "a", 0.4), Entity(2, 3, "ACTOR", "b", 0.6), Entity(4, 5, "COUNT", "4", 0.4)]
-    assert [one.start for one in calibration.apply(entities)] == [0, 2, 4]
-    assert [one.start for one in calibration.apply(entities, cut=True)] == [2, 4]
+    assert [calibration.reaches(one) for one in calibration.apply(entities)] == [False, True, True]
 
 
 def test_json_and_back() -> None:

@@ -153,26 +153,13 @@ def test_calibrated_scores_leave_the_entities_and_thresholds_only_take_away(chec
     assert loaded.calibration is not None
     some = texts(20)
     plain = Extractor.from_checkpoint(replace(loaded, calibration=None), "cpu").extract(some)
-    calibrated = Extractor.from_checkpoint(loaded, "cpu").extract(some)
+    calibrated = Extractor.from_checkpoint(loaded, "cpu", thresholds=False).extract(some)
     assert [[one.span for one in found] for found in plain] == [[one.span for one in found] for found in calibrated]
     assert calibrated == [loaded.calibration.apply(found) for found in plain] != plain
     scales = {label: Scale(1.0, 0.0, threshold=0.2) for label in LABELS}
     cut = Extractor.from_checkpoint(replace(loaded, calibration=Calibration(scales)), "cpu")
-    cut.thresholds = True
     for found, kept in zip(plain, cut.extract(some), strict=True):
         assert [one.span for one in kept] == [one.span for one in found if one.score >= 0.2]
-
-
-def test_thresholds_that_a_checkpoint_lacks_are_missed(checkpoint: Path, tmp_path: Path) -> None:
-    for file in checkpoint.iterdir():
-        if file.is_file():
-            (tmp_path / file.name).write_bytes(file.read_bytes())
-    metadata = json.loads((checkpoint / "casualty_ner.json").read_text())
-    del metadata["calibration"]
-    (tmp_path / "casualty_ner.json").write_text(json.dumps(metadata))
-    assert Extractor.from_pretrained(tmp_path).calibration is None
-    with pytest.raises(CheckpointError, match="holds no thresholds"):
-        Extractor.from_pretrained(tmp_path, thresholds=True)
 
 
 @pytest.mark.parametrize(
