@@ -201,8 +201,5 @@ def open_system(name: str, device: str = "auto") -> System:
 
 def open_checkpoint(name: str, device: str = "auto", runtime: str = "torch", precision: str = "float32") -> System:
     """A checkpoint, ready to predict; by default as the reference that figures are reported with, torch in float32."""
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()  # of loading, which is over in a moment
     extractor = Extractor.from_pretrained(name, device=device, runtime=runtime, precision=precision, thresholds=False)
     return System(name, extractor, extractor.windower, extractor.calibration)

@@ -33,6 +33,7 @@ class EncoderConfig(_Section):
 
 class DataConfig(_Section):
     path: Annotated[str, Field(min_length=1)]
+    articles: Count | None
 
 
 class WindowConfig(_Section):

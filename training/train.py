@@ -10,6 +10,7 @@ training.train …`` runs it on several processes.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import logging
 import math
@@ -56,7 +57,7 @@ from eval.markdown import summary
 from eval.predictions import System, predict
 from training.batches import LENGTH_STEP, TokenBudgetSampler
 from training.card import write_card
-from training.config import Config, EncoderConfig, load_config
+from training.config import Config, DataConfig, EncoderConfig, load_config
 from training.curve import plot_curve
 from training.run import CHECKPOINTS, Run, data_fingerprint
 from training.trainer import WindowTrainer
@@ -79,7 +80,7 @@ def train(config: Config, resume: bool = False) -> Path | None:
     """
     started = time.perf_counter()
     state = PartialState(cpu=_on_cpu(config))
-    corpus = _load_corpus(config.data.path)
+    corpus = _load_corpus(config.data)
     run = Run(config)
     if state.is_main_process:
         run.begin(resume, corpus.fingerprint)
@@ -125,6 +126,7 @@ def train(config: Config, resume: bool = False) -> Path | None:
     facts = {
         "encoder": {"name": config.encoder.name, "origin": source.origin, "revision": config.encoder.revision},
         "training": {
+            "articles": len(corpus.articles["train"]),
             "tokens_per_epoch": sampler.tokens,
             "padding_share": sampler.padding_share,
             "tokens_per_second": speed * state.num_processes,
@@ -153,12 +155,24 @@ class _Corpus:
         return data_fingerprint(self.files, {split: len(articles) for split, articles in self.articles.items()})
 
 
-def _load_corpus(path: str) -> _Corpus:
+def _load_corpus(settings: DataConfig) -> _Corpus:
+    path = settings.path
     files = split_files(path)
     for split in ("train", "validation"):
         if split not in files:
             raise RecordError(path, None, f"training needs {split}.jsonl; it has {', '.join(files)}")
-    return _Corpus(files, {split: load_articles(file) for split, file in files.items()})
+    articles = {split: load_articles(file) for split, file in files.items()}
+    if settings.articles is not None:
+        articles["train"] = _draw(articles["train"], settings.articles, files["train"])
+    return _Corpus(files, articles)
+
+
+def _draw(articles: Sequence[Article], count: int, file: Path) -> list[Article]:
+    """`count` articles whose ids have the smallest hashes, in their order: a random draw, the same everywhere."""
+    if count > len(articles):
+        raise ConfigError(f"data.articles: {count} are asked for, {file} holds {len(articles)}; set it to null for all")
+    ranks = sorted(hashlib.sha256(article.id.encode()).digest() for article in articles)
+    return [article for article in articles if hashlib.sha256(article.id.encode()).digest() <= ranks[count - 1]]
 
 
 def _load_encoder(config: Config, source: Source) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
