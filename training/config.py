@@ -29,6 +29,7 @@ class EncoderConfig(_Section):
     revision: str | None
     dropout: Fraction | None
     attention_dropout: Fraction | None
+    freeze_embeddings: bool
 
 
 class DataConfig(_Section):
@@ -51,9 +52,12 @@ class TrainingConfig(_Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     epochs: Count
     learning_rate: Positive
+    layer_decay: Annotated[float, Field(gt=0, le=1)]
     warmup: Fraction
     schedule: Literal["linear", "cosine", "constant"]
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    label_smoothing: Fraction
+    punctuation_dropout: Fraction
     max_grad_norm: Positive
     batch_tokens: Count
     gradient_accumulation: Count
