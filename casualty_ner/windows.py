@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import regex
@@ -163,11 +163,8 @@ class Windower:
 
     def model_tags(self, alignment: Alignment, window: Window) -> NDArray[np.int64]:
         """The window's tags, `IGNORED` at the special tokens, aligned with `model_input`."""
-        return self.padded(alignment.tags[window.start : window.stop], IGNORED)
-
-    def padded(self, values: NDArray[Any], special: Any) -> NDArray[Any]:
-        """Values of a window's tokens with `special` at its special tokens, aligned with `model_input`."""
-        return np.pad(values, (len(self.prefix), len(self.suffix)), constant_values=special)
+        tags = alignment.tags[window.start : window.stop]
+        return np.pad(tags, (len(self.prefix), len(self.suffix)), constant_values=IGNORED)
 
 
 def align(tokens: Tokens, spans: Sequence[Span]) -> Alignment:
@@ -197,12 +194,6 @@ def align(tokens: Tokens, spans: Sequence[Span]) -> Alignment:
     opens[1:] &= tokens.units[1:] != tokens.units[:-1]
     tags[opens] -= 1  # in TAGS every B- stands right before its I-
     return Alignment(tags, tuple(moved), tuple(lost))
-
-
-def punctuation(text: str, tokens: Tokens) -> NDArray[np.bool_]:
-    """Which tokens stand for a mark: a word without a letter or digit. Shape ``[tokens]``."""
-    marks = [not any(map(str.isalnum, text[start:end])) for start, end in tokens.bounds.tolist()]
-    return np.array([*marks, False])[tokens.units]
 
 
 def _special_ids(tokenizer: PreTrainedTokenizerFast) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

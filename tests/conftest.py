@@ -71,7 +71,6 @@ def tiny_overrides(encoder: Path, data: Path, runs: Path) -> list[str]:
         "training.batch_tokens=512",
         "training.epochs=2",
         "training.learning_rate=3e-3",
-        "training.layer_decay=1",
         "encoder.freeze_embeddings=false",  # those of the tiny encoders are random
         "training.precision=fp32",
         "training.device=cpu",

@@ -52,12 +52,9 @@ class TrainingConfig(_Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     epochs: Count
     learning_rate: Positive
-    layer_decay: Annotated[float, Field(gt=0, le=1)]
     warmup: Fraction
     schedule: Literal["linear", "cosine", "constant"]
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    label_smoothing: Fraction
-    punctuation_dropout: Fraction
     max_grad_norm: Positive
     batch_tokens: Count
     gradient_accumulation: Count

@@ -23,17 +23,16 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import torch
 import transformers
 from accelerate import PartialState
 from datasets import Dataset
 from torch import nn
-from torch.optim import Optimizer
 from transformers import (
     AutoConfig,
     AutoModelForTokenClassification,
     AutoTokenizer,
+    DataCollatorForTokenClassification,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -48,19 +47,18 @@ from casualty_ner.documents import Article
 from casualty_ner.encoders import Source, resolve
 from casualty_ner.errors import CasualtyNerError, CheckpointError, ConfigError, RecordError, first_line
 from casualty_ner.extractor import Extractor
-from casualty_ner.labels import BEGIN_IDS, TAG_IDS, TAGS
+from casualty_ner.labels import TAG_IDS, TAGS
 from casualty_ner.records import dump_line
 from casualty_ner.runtimes.torch import TorchRuntime
 from casualty_ner.scoring import macro_f1, micro, strict_counts
-from casualty_ner.windows import Windower, align, punctuation
+from casualty_ner.windows import IGNORED, Windower, align
 from eval.evaluate import evaluate
 from eval.markdown import summary
 from eval.predictions import System, predict
-from training.batches import TokenBudgetSampler, WindowCollator
+from training.batches import LENGTH_STEP, TokenBudgetSampler
 from training.card import write_card
 from training.config import Config, DataConfig, EncoderConfig, load_config
 from training.curve import plot_curve
-from training.optimizer import build_optimizer
 from training.run import CHECKPOINTS, Run, data_fingerprint
 from training.trainer import WindowTrainer
 
@@ -113,10 +111,9 @@ def train(config: Config, resume: bool = False) -> Path | None:
         validate=lambda model, articles: _validate(model, windower, articles),
         model=model,
         args=arguments,
-        optimizers=(_optimizer(model, config), None),
         train_dataset=windows,
         eval_dataset=corpus.articles["validation"],
-        data_collator=WindowCollator(tokenizer, config.training.punctuation_dropout),
+        data_collator=DataCollatorForTokenClassification(tokenizer, pad_to_multiple_of=LENGTH_STEP, label_pad_token_id=IGNORED),
         processing_class=tokenizer,
     )
     last = run.last_checkpoint()
@@ -194,6 +191,8 @@ def _load_encoder(config: Config, source: Source) -> tuple[PreTrainedModel, PreT
         raise CheckpointError(
             f"{config.encoder.name}: cannot be loaded as an encoder: {type(error).__name__}: {first_line(error)}"
         ) from None
+    if config.encoder.freeze_embeddings:
+        model.get_input_embeddings().requires_grad_(False)
     limit = max_positions(settings)
     if limit is not None and config.window.size > limit:
         raise ConfigError(f"window.size: {config.window.size} is more than the {limit} positions of {config.encoder.name}")
@@ -231,25 +230,11 @@ def _training_windows(windower: Windower, articles: Sequence[Article]) -> Datase
                 logger.warning(
                     "%s: %s %r at %d is %s", article.id, span.label, article.text[span.start : span.end], span.start, kind
                 )
-        marks = punctuation(article.text, tokens) & ~np.isin(alignment.tags, BEGIN_IDS)  # a span keeps its beginning
         for window in windower.windows(tokens):
-            rows.append(
-                {
-                    "input_ids": windower.model_input(tokens, window),
-                    "labels": windower.model_tags(alignment, window),
-                    "is_mark": windower.padded(marks[window.start : window.stop], False),
-                }
-            )
+            rows.append({"input_ids": windower.model_input(tokens, window), "labels": windower.model_tags(alignment, window)})
     if not rows:
         raise RecordError("train.jsonl", None, "holds no article with a token; add articles")
     return Dataset.from_list(rows)
-
-
-def _optimizer(model: PreTrainedModel, config: Config) -> Optimizer:
-    if config.encoder.freeze_embeddings:
-        model.get_input_embeddings().weight.requires_grad_(False)
-    settings = config.training
-    return build_optimizer(model, settings.learning_rate, settings.layer_decay, settings.weight_decay)
 
 
 def _validate(model: nn.Module, windower: Windower, articles: Sequence[Article]) -> dict[str, float]:
@@ -269,11 +254,13 @@ def _arguments(config: Config, output: Path, batches: int) -> TrainingArguments:
         output_dir=str(output),
         seed=settings.seed,
         num_train_epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
         warmup_steps=round(settings.warmup * steps),
         lr_scheduler_type={"constant": "constant_with_warmup"}.get(settings.schedule, settings.schedule),
-        label_smoothing_factor=settings.label_smoothing,
+        weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
         gradient_accumulation_steps=settings.gradient_accumulation,
+        optim="adamw_torch_fused",
         bf16=_use_bf16(settings.precision, on_cpu),
         use_cpu=on_cpu,
         eval_strategy="epoch",

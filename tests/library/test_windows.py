@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, BertTokenizer
 from casualty_ner.documents import Span
 from casualty_ner.errors import CheckpointError
 from casualty_ner.labels import TAG_IDS, TAGS
-from casualty_ner.windows import IGNORED, Windower, align, plan_windows, punctuation
+from casualty_ner.windows import IGNORED, Windower, align, plan_windows
 from casualty_ner.words import word_bounds
 from tests.tiny import FAMILIES, texts
 
@@ -172,14 +172,3 @@ def test_a_tokenizer_without_offsets_is_refused() -> None:
     with pytest.raises(CheckpointError, match="gives no character offsets"):
         Windower(slow, size=32, overlap=8)
     assert BertTokenizer.is_fast  # transformers 5 has one tokenizer class per model, the fast one
-
-
-def test_punctuation_is_the_tokens_without_letter_or_digit(windower: Windower) -> None:
-    (tokens,) = windower.tokenize([TEXT])
-    marks = punctuation(TEXT, tokens)
-    assert marks.shape == (len(tokens),)
-    for unit, (start, end) in enumerate(tokens.bounds.tolist()):
-        expected = not any(character.isalnum() for character in TEXT[start:end])
-        assert set(marks[tokens.units == unit].tolist()) == {expected}
-    assert not marks[tokens.units < 0].any()
-    assert punctuation("", windower.tokenize([""])[0]).shape == (0,)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file
 
@@ -93,6 +94,16 @@ def test_a_draw_of_articles_lies_within_a_larger_one(corpus: Path, tiny: Callabl
     overrides = [*tiny_overrides(tiny("bert"), corpus, tmp_path), f"data.articles={len(articles) + 1}"]
     with pytest.raises(ConfigError, match=r"data.articles: .* are asked for"):
         train(load_config(ROOT / "configs" / "minilm.yaml", overrides))
+
+
+def test_frozen_embeddings_stay_as_they_were(tiny: Callable[[str], Path], corpus: Path, tmp_path: Path) -> None:
+    overrides = tiny_overrides(tiny("bert"), corpus, tmp_path)
+    folder = train(load_config(ROOT / "configs" / "minilm.yaml", [*overrides, "encoder.freeze_embeddings=true"]))
+    assert folder is not None
+    before, after = (load_file(one / "model.safetensors") for one in (tiny("bert"), folder))
+    assert torch.equal(before["embeddings.word_embeddings.weight"], after["bert.embeddings.word_embeddings.weight"])
+    name = "encoder.layer.0.output.dense.weight"
+    assert not torch.equal(before[name], after[f"bert.{name}"])
 
 
 def test_same_seed_same_weights(tiny: Callable[[str], Path], corpus: Path, tmp_path: Path) -> None:
