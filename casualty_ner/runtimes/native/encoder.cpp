@@ -48,9 +48,10 @@ class Array {
  public:
   Array() = default;
   explicit Array(size_t count) {
-    constexpr size_t page = size_t{1} << 21;
-    const size_t bytes = (count * sizeof(T) + 4095) & ~size_t{4095};
-    void* memory = std::aligned_alloc(bytes < page ? 4096 : page, bytes < page ? bytes : (bytes + page - 1) & ~(page - 1));
+    constexpr size_t kHuge = size_t{1} << 21;
+    const size_t page = count * sizeof(T) < kHuge / 4 ? 4096 : kHuge;
+    const size_t bytes = (count * sizeof(T) + page - 1) / page * page;
+    void* memory = std::aligned_alloc(page, bytes);
     if (memory == nullptr) throw std::bad_alloc();
     madvise(memory, bytes, MADV_HUGEPAGE);
     std::memset(memory, 0, bytes);
@@ -119,19 +120,29 @@ class Tiles {
   unsigned control_;
 };
 
-// sums[32][32] (rows `stride` floats apart) = left x right, over `depth` blocks. A block of `left` is 32 rows of 32 values, the next
-// is `step` values on; a block of `right` is two tiles of 16 columns, each 16 rows of pairs (values 2r and 2r + 1 of a column).
-// `between(k)` is called after the k-th of the depth's blocks has been handed to the tile unit.
+// sums[32][32] (rows `stride` floats apart) = left x right, over `depth` blocks; added to what is there if `more`. A block of `left`
+// is 32 rows of 32 values, the next is `step` values on; a block of `right` is two tiles of 16 columns, each 16 rows of pairs
+// (values 2r and 2r + 1 of a column). `between(k)` is called after the k-th blocks have been handed to the tile unit.
 template <class Between>
-inline void multiply(const bf16* left, size_t step, const bf16* right, int depth, float* sums, int stride, Between between) {
+inline void multiply(const bf16* left, size_t step, const bf16* right, int depth, float* sums, int stride, bool more,
+                     Between between) {
+  const size_t bytes = stride * sizeof(float);
+  float* lower = sums + kTile * stride;
   asm volatile("" ::: "memory");  // the compiler does not know that tile loads read what was stored before
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
+  if (more) {
+    _tile_loadd(0, sums, bytes);
+    _tile_loadd(1, sums + kTile, bytes);
+    _tile_loadd(2, lower, bytes);
+    _tile_loadd(3, lower + kTile, bytes);
+  } else {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+  }
   for (int k = 0; k < depth; ++k) {
     _tile_loadd(4, left, 64);
-    _tile_stream_loadd(6, right, 64);
+    _tile_stream_loadd(6, right, 64);  // passes the first cache by, which is for `left`
     _tile_stream_loadd(7, right + kTileSize, 64);
     _tile_loadd(5, left + kTileSize, 64);
     _tile_dpbf16ps(0, 4, 6);
@@ -142,15 +153,14 @@ inline void multiply(const bf16* left, size_t step, const bf16* right, int depth
     right += kBlockSize;
     between(k);
   }
-  const size_t bytes = stride * sizeof(float);
   _tile_stored(0, sums, bytes);
   _tile_stored(1, sums + kTile, bytes);
-  _tile_stored(2, sums + kTile * stride, bytes);
-  _tile_stored(3, sums + kTile * stride + kTile, bytes);
+  _tile_stored(2, lower, bytes);
+  _tile_stored(3, lower + kTile, bytes);
 }
 
-inline void multiply(const bf16* left, size_t step, const bf16* right, int depth, float* sums, int stride) {
-  multiply(left, step, right, depth, sums, stride, [](int) {});
+inline void multiply(const bf16* left, size_t step, const bf16* right, int depth, float* sums, int stride, bool more = false) {
+  multiply(left, step, right, depth, sums, stride, more, [](int) {});
 }
 
 // ---- layers ----
@@ -186,37 +196,49 @@ struct Linear {
 };
 
 // The product of a block of 32 rows with a layer, 32 outputs at a time. `finish(block, row, low, high)` is given each row of 32
-// sums, the bias added; it works on one block of outputs while the tile unit works on the next.
+// sums, the bias added; it works on one block of outputs while the tile unit works on the next. Many inputs are taken in chunks, so
+// that the rows' part of one stays in the first cache; `sums` has room for [outputs][32] then.
 template <class Finish>
-inline void product(const bf16* left, const Linear& layer, Finish finish) {
-  alignas(64) float sums[2][kBlockSize];
+inline void product(const bf16* left, const Linear& layer, float* sums, Finish finish) {
+  constexpr int kChunk = 12;
   const int depth = layer.inputs / kBlock, count = layer.outputs / kBlock;
-  const int share = (kBlock + depth - 1) / depth;  // rows to finish between two steps
+  auto of = [&](int block) { return sums + (depth > kChunk ? block : block % 2) * kBlockSize; };
   auto rows = [&](int block, int from, int to) {
-    const float* values = sums[block % 2];
+    const float* values = of(block);
     const Vector low = load(layer.bias + block * kBlock), high = load(layer.bias + block * kBlock + kTile);
     for (int row = from; row < to; ++row) {
       finish(block, row, _mm512_add_ps(load(values + row * kBlock), low), _mm512_add_ps(load(values + row * kBlock + kTile), high));
     }
   };
-  multiply(left, kBlockSize, layer.panel(0), depth, sums[0], kBlock);
-  for (int block = 1; block < count; ++block) {
-    multiply(left, kBlockSize, layer.panel(block), depth, sums[block % 2], kBlock,
-             [&](int k) { rows(block - 1, k * share, std::min(k * share + share, kBlock)); });
+  int first = 0;
+  for (; first + kChunk < depth; first += kChunk) {
+    for (int block = 0; block < count; ++block) {
+      multiply(left + first * kBlockSize, kBlockSize, layer.panel(block) + first * kBlockSize, kChunk, of(block), kBlock, first > 0);
+    }
+  }
+  const int rest = depth - first, share = (kBlock + rest - 1) / rest;  // rows to finish between two steps
+  for (int block = 0; block < count; ++block) {
+    multiply(left + first * kBlockSize, kBlockSize, layer.panel(block) + first * kBlockSize, rest, of(block), kBlock, first > 0,
+             [&](int k) { if (block > 0) rows(block - 1, k * share, std::min(k * share + share, kBlock)); });
   }
   rows(count - 1, 0, kBlock);
 }
 
 // Layer norm of one row: the result in float32, and in bfloat16 at `rounded`, its 32-column blocks `kBlockSize` apart.
 inline void normalize(const float* row, int width, const Norm& norm, float epsilon, float* result, bf16* rounded) {
-  Vector sum = _mm512_setzero_ps(), squares = _mm512_setzero_ps();
-  for (int at = 0; at < width; at += kTile) sum = _mm512_add_ps(sum, load(row + at));
-  const Vector mean = _mm512_set1_ps(_mm512_reduce_add_ps(sum) / width);
-  for (int at = 0; at < width; at += kTile) {
-    const Vector centred = _mm512_sub_ps(load(row + at), mean);
-    squares = _mm512_fmadd_ps(centred, centred, squares);
+  Vector sums[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()}, squares[2] = {sums[0], sums[1]};
+  for (int at = 0; at < width; at += kBlock) {
+    sums[0] = _mm512_add_ps(sums[0], load(row + at));
+    sums[1] = _mm512_add_ps(sums[1], load(row + at + kTile));
   }
-  const Vector factor = _mm512_set1_ps(1 / std::sqrt(_mm512_reduce_add_ps(squares) / width + epsilon));
+  const Vector mean = _mm512_set1_ps(_mm512_reduce_add_ps(_mm512_add_ps(sums[0], sums[1])) / width);
+  for (int at = 0; at < width; at += kBlock) {
+    const Vector low = _mm512_sub_ps(load(row + at), mean), high = _mm512_sub_ps(load(row + at + kTile), mean);
+    squares[0] = _mm512_fmadd_ps(low, low, squares[0]);
+    squares[1] = _mm512_fmadd_ps(high, high, squares[1]);
+  }
+  const float variance = _mm512_reduce_add_ps(_mm512_add_ps(squares[0], squares[1])) / width;
+  const Vector factor = _mm512_set1_ps(1 / std::sqrt(variance + epsilon));
   for (int at = 0; at < width; at += kBlock) {
     Vector parts[2];
     for (int half = 0; half < 2; ++half) {
@@ -453,7 +475,7 @@ class Encoder {
       space->context = Array<bf16>(room * width);
       space->inner = Array<bf16>(room * shape_.inner);
       space->projections = Array<bf16>((room + kBlock) * 3 * width);  // the last window's last block may reach beyond
-      space->sums = Array<float>(kBlock * width);
+      space->sums = Array<float>(kBlock * std::max(3 * width, size_t(shape_.inner)));
     }
     if (longest > space->longest) {
       const size_t room = blocks(longest) * kBlock, head = width / shape_.heads;
@@ -494,7 +516,7 @@ class Encoder {
     const size_t stripe = (space.rows + kBlock) * kBlock;
     for (size_t block = 0; block < blocks(rows); ++block) {
       bf16* to = space.projections + block * kBlockSize;
-      product(space.rounded + block * kBlock * shape_.width, layer.projections,
+      product(space.rounded + block * kBlock * shape_.width, layer.projections, space.sums,
               [=](int column, int row, Vector low, Vector high) { store(to + column * stripe + row * kBlock, low, high); });
     }
   }
@@ -540,7 +562,7 @@ class Encoder {
   void widen(const Linear& layer, size_t rows, Workspace& space) const {
     for (size_t block = 0; block < blocks(rows); ++block) {
       bf16* to = space.inner + block * kBlock * shape_.inner;
-      product(space.rounded + block * kBlock * shape_.width, layer, [=](int column, int row, Vector low, Vector high) {
+      product(space.rounded + block * kBlock * shape_.width, layer, space.sums, [=](int column, int row, Vector low, Vector high) {
         store(to + column * kBlockSize + row * kBlock, gelu(low), gelu(high));
       });
     }
@@ -551,7 +573,7 @@ class Encoder {
     const int width = shape_.width;
     for (size_t block = 0; block < blocks(rows); ++block) {
       float* stream = space.stream + block * kBlock * width;
-      product(input + block * kBlock * layer.inputs, layer, [=](int column, int row, Vector low, Vector high) {
+      product(input + block * kBlock * layer.inputs, layer, space.sums, [=](int column, int row, Vector low, Vector high) {
         float* to = stream + row * width + column * kBlock;
         store(to, _mm512_add_ps(load(to), low));
         store(to + kTile, _mm512_add_ps(load(to + kTile), high));
