@@ -65,9 +65,10 @@ class Extractor:
         Args:
             checkpoint: A folder that training or ``casualty-ner export`` wrote, or a hub id.
             device: ``"auto"`` (CUDA where it is, else CPU), or any torch device name.
-            runtime: The engine: ``"torch"``, ``"openvino"``, ``"onnx"``, or ``"auto"``: what an export was made for, else
-                OpenVINO on a CPU where it is installed (it converts the model in about 3 s, an export spares that), else
-                torch.
+            runtime: The engine: ``"native"``, ``"torch"``, ``"openvino"``, ``"onnx"``, or ``"auto"``: what an export was
+                made for, else native on a CPU where machine and model allow it (the first time ever it is compiled, which
+                takes some seconds), else OpenVINO where it is installed (it converts the model in about 3 s, an export
+                spares that), else torch.
             precision: ``"float32"``, ``"bfloat16"``, ``"int8"`` (exports only), or ``"auto"``: what an export was made
                 for, else bfloat16 on a CPU that has units for it, else float32. ``runtime="torch", precision="float32"``
                 is the reference that F1 is reported with.

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from casualty_ner.errors import OutputError
+from casualty_ner.machine import cache_folder
 
 if TYPE_CHECKING:
     from casualty_ner.extractor import Extractor
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BUDGETS = (512, 1024, 2048, 4096, 8192)
-DEFAULT_BUDGETS = {"torch": 4096, "openvino": 1024, "onnx": 1024}
+DEFAULT_BUDGETS = {"torch": 4096, "native": 1024, "openvino": 1024, "onnx": 1024}
 """Padded tokens a batch where nothing was measured. One core's batch stays in its cache; torch parts one among all cores."""
 _SECONDS_EACH = 0.8
 
@@ -116,8 +117,7 @@ def _key(runtime: Runtime) -> str:
 
 def tuning_file() -> Path:
     """Where what was measured is kept."""
-    folder = os.environ.get("CASUALTY_NER_CACHE")
-    return (Path(folder) if folder else Path.home() / ".cache" / "casualty_ner") / "tuning.json"
+    return cache_folder() / "tuning.json"
 
 
 def _read() -> dict[str, Tuning]:
