@@ -112,7 +112,7 @@ class NativeRuntime:
         return np.split(output, np.cumsum(batch.lengths)[:-1])
 
     def worker_choices(self) -> tuple[int, ...]:
-        return tuple(sorted({1, max(1, cores() // 2), cores()}))
+        return (cores(),)
 
     def with_workers(self, workers: int) -> NativeRuntime:
         other = copy.copy(self)

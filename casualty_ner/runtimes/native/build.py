@@ -82,7 +82,9 @@ def _load() -> ctypes.CDLL:
         kept.parent.mkdir(parents=True, exist_ok=True)
         where = tempfile.TemporaryDirectory(prefix=".native-", dir=kept.parent)
     except OSError as error:
-        logger.warning("%s: cannot be written (%s), so the encoder is compiled at every start; set CASUALTY_NER_CACHE", kept.parent, error)
+        logger.warning(
+            "%s: cannot be written (%s), so the encoder is compiled at every start; set CASUALTY_NER_CACHE", kept.parent, error
+        )
         where = tempfile.TemporaryDirectory(prefix="casualty-ner-native-")
     with where as folder:
         made = Path(folder) / kept.name
@@ -114,7 +116,9 @@ def _compile(compiler: list[str], target: Path) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603 - the user's own compiler
     except OSError as error:
-        raise UnsupportedError(f"runtime 'native': {compiler[0]} cannot be run: {error.strerror}; set CXX, or {INSTEAD}") from None
+        raise UnsupportedError(
+            f"runtime 'native': {compiler[0]} cannot be run: {error.strerror}; set CXX, or {INSTEAD}"
+        ) from None
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "error" in line] or [f"exit code {done.returncode}"]
         raise UnsupportedError(
