@@ -23,7 +23,7 @@ from casualty_ner.export import MAX_LOSS, export
 from casualty_ner.extractor import Extractor
 from casualty_ner.inputs import FORMATS, read_texts
 from casualty_ner.records import dump_line, open_output, write_records
-from casualty_ner.runtimes import PRECISIONS, choose
+from casualty_ner.runtimes import EXPORTABLE, PRECISIONS, choose
 from casualty_ner.tuning import calibrate, tuning_file
 from casualty_ner.validation import ERROR, Totals, check, tables
 
@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     exporter.add_argument(
         "--checkpoint", default="runs/minilm", help="a folder that training wrote, or a hub id (default: %(default)s)"
     )
-    exporter.add_argument("--runtime", choices=("openvino", "onnx"), default="openvino", help="the engine (default: %(default)s)")
+    exporter.add_argument("--runtime", choices=EXPORTABLE, default="openvino", help="the engine (default: %(default)s)")
     exporter.add_argument("--precision", choices=_PRECISIONS, default="auto", help=_PRECISION_HELP)
     exporter.add_argument(
         "--data",

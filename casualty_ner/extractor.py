@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +14,7 @@ import numpy as np
 from casualty_ner.batching import group_by_cost, padded_length
 from casualty_ner.decoding import entities
 from casualty_ner.documents import Entity
+from casualty_ner.errors import OutputError
 from casualty_ner.labels import TAGS
 from casualty_ner.windows import Tokens, Windower
 
@@ -23,9 +25,13 @@ if TYPE_CHECKING:
     from casualty_ner.checkpoint import Checkpoint
     from casualty_ner.runtimes import Runtime
 
+logger = logging.getLogger(__name__)
+
 _CHUNK_CHARS = 150_000
 """`Extractor.stream` gathers about this much text before it runs, so that batches can be sorted by length."""
 _CHUNK_TEXTS = 500
+_LONG = 4
+"""A stream of more chunks than this (some 280,000 characters) is worth calibrating for, where the machine was not yet."""
 _AHEAD = 1
 """Chunks that are tokenised while an earlier one runs."""
 
@@ -47,6 +53,7 @@ class Extractor:
         batch_tokens: Padded tokens run together.
         calibration: Of the scores; without one they are the model's own, and nothing is left out for its score.
         thresholds: Leave out the entities that score less than the calibration's threshold for their label.
+        tune: Let the first long stream find out how many batches, of how many tokens, this machine runs best.
     """
 
     def __init__(
@@ -57,10 +64,11 @@ class Extractor:
         batch_tokens: int = 4096,
         calibration: Calibration | None = None,
         thresholds: bool = True,
+        tune: bool = False,
     ):
         self.windower, self.runtime, self.batch_tokens = windower, runtime, batch_tokens
         self.calibration, self.thresholds = calibration, thresholds
-        self._tag_order = list(tag_order)
+        self._tag_order, self._tune = list(tag_order), tune
 
     @classmethod
     def from_pretrained(
@@ -78,14 +86,15 @@ class Extractor:
         Args:
             checkpoint: A folder that training or ``casualty-ner export`` wrote, or a hub id.
             device: ``"auto"`` (CUDA where it is, else CPU), or any torch device name.
-            runtime: The engine: ``"torch"``, ``"openvino"``, ``"onnx"``, or ``"auto"``: what an export was made for, else
-                OpenVINO on a CPU where it is installed (it converts the model in about 3 s, an export spares that), else
-                torch.
+            runtime: The engine: ``"native"``, ``"torch"``, ``"openvino"``, ``"onnx"``, or ``"auto"``: what an export was
+                made for, else native on a CPU where machine and model allow it (the first time ever it is compiled, which
+                takes some seconds), else OpenVINO where it is installed (it converts the model in about 3 s, an export
+                spares that), else torch.
             precision: ``"float32"``, ``"bfloat16"``, ``"int8"`` (exports only), or ``"auto"``: what an export was made
                 for, else bfloat16 on a CPU that has units for it, else float32. ``runtime="torch", precision="float32"``
                 is the reference that F1 is reported with.
-            batch_tokens: Padded tokens run together; by default what ``casualty-ner calibrate`` found for this machine, or
-                what suits most.
+            batch_tokens: Padded tokens run together; by default what was measured on this machine, which the first long
+                stream does, or what suits most.
             thresholds: Leave out the entities that score less than what validation showed to be best for their label, where
                 the checkpoint says so; ``False`` gives all, for a cut of one's own.
 
@@ -95,12 +104,22 @@ class Extractor:
         """
         from casualty_ner.checkpoint import load_description
         from casualty_ner.runtimes.load import load_runtime
-        from casualty_ner.tuning import tuned
+        from casualty_ner.tuning import default_budget, tuned
 
         description = load_description(checkpoint)
         windower = Windower(description.tokenizer, description.window.size, description.window.overlap)
-        engine, budget = tuned(load_runtime(description, device, runtime, precision))
-        return cls(windower, engine, description.tag_order, batch_tokens or budget, description.calibration, thresholds)
+        engine = load_runtime(description, device, runtime, precision)
+        known = tuned(engine)
+        engine, budget = known or (engine, default_budget(engine))
+        return cls(
+            windower,
+            engine,
+            description.tag_order,
+            batch_tokens or budget,
+            description.calibration,
+            thresholds,
+            tune=known is None and batch_tokens is None,
+        )
 
     @classmethod
     def from_checkpoint(
@@ -129,9 +148,15 @@ class Extractor:
         While the network runs over one stretch of the input, the next is tokenised and the last one decoded.
         """
         running: deque[_Running] = deque()
-        pool = ThreadPoolExecutor(self.runtime.workers, thread_name_prefix="casualty-ner")
+        pool = self._pool()
         try:
-            for chunk in _chunks(texts):
+            for number, chunk in enumerate(_chunks(texts)):
+                if number == _LONG and self._tune:
+                    while running:
+                        yield from self._finish(running.popleft())
+                    pool.shutdown()
+                    self._find_best_setting()
+                    pool = self._pool()
                 tokens = self.windower.tokenize(chunk)
                 running.append(_Running(chunk, tokens, *self._start(tokens, pool)))
                 if len(running) > _AHEAD:
@@ -148,9 +173,21 @@ class Extractor:
         scaled = [self.calibration.apply(entities) for entities in found]
         return [list(filter(self.calibration.reaches, entities)) for entities in scaled] if self.thresholds else scaled
 
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self.runtime.workers, thread_name_prefix="casualty-ner")
+
+    def _find_best_setting(self) -> None:
+        from casualty_ner.tuning import calibrate
+
+        self._tune = False
+        try:
+            calibrate(self)
+        except OutputError as error:  # what was found holds for this extractor all the same
+            logger.warning("%s", error)
+
     def logits(self, texts: Sequence[Tokens]) -> list[NDArray[np.float32]]:
         """Merged scores of every token of each tokenised text, each of shape ``[tokens, tags]`` in the order of `TAGS`."""
-        with ThreadPoolExecutor(self.runtime.workers) as pool:
+        with self._pool() as pool:
             merged, parts = self._start(texts, pool)
             for part in parts:
                 part.result()

@@ -3,13 +3,14 @@
 ========  ==========================  =====================================================================
 runtime   precisions                  needs
 ========  ==========================  =====================================================================
+native    bfloat16                    a CPU with AMX, Linux and a C++ compiler; BERT encoders; the fastest where it runs
 torch     float32, bfloat16           nothing more; the only one that runs on a GPU
-openvino  float32, bfloat16, int8     ``pip install 'casualty-ner[openvino]'``; the fastest on an x86 CPU
+openvino  float32, bfloat16, int8     ``pip install 'casualty-ner[openvino]'``; fast on any x86 CPU
 onnx      float32, int8               ``pip install 'casualty-ner[onnx]'``
 ========  ==========================  =====================================================================
 
-``auto`` takes OpenVINO on a CPU where it is installed, else torch; and of the precisions bfloat16 where the processor has
-units for it, else float32. int8 changes the model more than rounding does, so it is only ever run from an export, whose
+``auto`` takes native on a CPU where machine and model allow it, else OpenVINO where it is installed, else torch; and of the
+precisions bfloat16 where the processor has units for it, else float32. int8 changes the model more than rounding does, so it is only ever run from an export, whose
 F1 was measured (`casualty_ner.export`).
 """
 
@@ -30,13 +31,17 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 PRECISIONS = {
+    "native": ("bfloat16",),
     "torch": ("float32", "bfloat16"),
     "openvino": ("float32", "bfloat16", "int8"),
     "onnx": ("float32", "int8"),
 }
 """The runtimes, and what each can compute in."""
 
-_PACKAGES = {"torch": ("torch",), "openvino": ("openvino",), "onnx": ("onnxruntime", "onnxscript")}
+EXPORTABLE = ("openvino", "onnx")
+"""Those that a checkpoint can be exported for; the others read it as it is."""
+
+_PACKAGES = {"native": ("numpy",), "torch": ("torch",), "openvino": ("openvino",), "onnx": ("onnxruntime", "onnxscript")}
 
 
 class Runtime(Protocol):
@@ -75,7 +80,7 @@ class Runtime(Protocol):
 
 
 def choose(runtime: str, precision: str, on_cpu: bool) -> tuple[str, str]:
-    """Resolve ``auto`` to a runtime and a precision that this machine has.
+    """Resolve ``auto`` to a runtime, for any model, and a precision that this machine has.
 
     Raises:
         CheckpointError: There is no such runtime or precision, it is not installed, or the processor cannot do it.
