@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
-from casualty_ner.batching import group_by_cost, padded_length
 from casualty_ner.decoding import entities
 from casualty_ner.documents import Entity
 from casualty_ner.labels import TAGS
@@ -152,7 +151,7 @@ class Extractor:
                 owned, target = targets[position]
                 merged[target] = window_scores[owned][:, self._tag_order]
 
-        batches = group_by_cost([padded_length(len(ids), self.runtime.multiple) for ids in inputs], self.batch_tokens)
+        batches = self.runtime.group(list(map(len, inputs)), self.batch_tokens)
         return merged, _submit(pool, score, batches)
 
 

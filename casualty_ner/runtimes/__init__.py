@@ -3,13 +3,13 @@
 ========  ==========================  =====================================================================
 runtime   precisions                  needs
 ========  ==========================  =====================================================================
-torch     float32, bfloat16           nothing more; the only one that runs on a GPU
+torch     float32, bfloat16           nothing more; the only one that runs on a GPU, there with packed windows in bfloat16
 openvino  float32, bfloat16, int8     ``pip install 'casualty-ner[openvino]'``; the fastest on an x86 CPU
 onnx      float32, int8               ``pip install 'casualty-ner[onnx]'``
 ========  ==========================  =====================================================================
 
-``auto`` takes OpenVINO on a CPU where it is installed, else torch; and of the precisions bfloat16 where the processor has
-units for it, else float32. int8 changes the model more than rounding does, so it is only ever run from an export, whose
+``auto`` takes OpenVINO on a CPU where it is installed, else torch; and of the precisions bfloat16 where the processor or GPU
+has units for it, else float32. int8 changes the model more than rounding does, so it is only ever run from an export, whose
 F1 was measured (`casualty_ner.export`).
 """
 
@@ -20,13 +20,11 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 
 from casualty_ner.errors import CheckpointError
-from casualty_ner.machine import has_bfloat16
+from casualty_ner.machine import gpu_has_bfloat16, has_bfloat16
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-    from casualty_ner.batching import Batch
 
 AUTO = "auto"
 PRECISIONS = {
@@ -50,18 +48,20 @@ class Runtime(Protocol):
     """What it runs on: the processor and its cores, or the GPU."""
     workers: int
     """How many batches run at the same time best, each in a thread of its own."""
-    multiple: int
-    """`prepare` pads to a multiple of this many tokens."""
 
-    def prepare(self, windows: Sequence[NDArray[np.int64]]) -> Batch:
-        """Pad windows of token ids (special tokens included) to one batch."""
+    def group(self, lengths: Sequence[int], budget: int) -> list[list[int]]:
+        """Part windows of these lengths into batches of at most `budget` tokens, padding included: lists of indices."""
         ...
 
-    def run(self, batch: Batch) -> Any:
+    def prepare(self, windows: Sequence[NDArray[np.int64]]) -> Any:
+        """Make windows of token ids (special tokens included) one batch: `casualty_ner.batching.Batch` or `casualty_ner.packing.Packed`."""
+        ...
+
+    def run(self, batch: Any) -> Any:
         """Run the network; what it returns is the engine's own."""
         ...
 
-    def finish(self, output: Any, batch: Batch) -> list[NDArray[np.float32]]:
+    def finish(self, output: Any, batch: Any) -> list[NDArray[np.float32]]:
         """The logits of each window in the model's class order, shape ``[length, classes]``."""
         ...
 
@@ -85,8 +85,8 @@ def choose(runtime: str, precision: str, on_cpu: bool) -> tuple[str, str]:
     if runtime not in PRECISIONS:
         raise CheckpointError(f"no runtime {runtime!r}; choose one of auto, {', '.join(PRECISIONS)}")
     if precision == AUTO:
-        has_units = on_cpu and has_bfloat16() and "bfloat16" in PRECISIONS[runtime]
-        precision = "bfloat16" if has_units else "float32"
+        has_units = has_bfloat16() if on_cpu else gpu_has_bfloat16()
+        precision = "bfloat16" if has_units and "bfloat16" in PRECISIONS[runtime] else "float32"
     if precision not in PRECISIONS[runtime]:
         raise CheckpointError(
             f"runtime {runtime!r} has no precision {precision!r}; choose one of auto, {', '.join(PRECISIONS[runtime])}"

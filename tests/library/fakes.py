@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from casualty_ner.batching import Batch, pad
+from casualty_ner.batching import Batch, group_padded, pad
 from casualty_ner.extractor import Extractor
 from casualty_ner.labels import TAGS
 from casualty_ner.windows import Windower
@@ -17,11 +17,13 @@ class HashRuntime:
 
     name = "hash-float32"
     workers = 3
-    multiple = 1
 
     def __init__(self) -> None:
         self.table = np.random.default_rng(7).normal(size=(4096, len(TAGS))).astype(np.float32)
         self.batches: list[list[int]] = []
+
+    def group(self, lengths: Sequence[int], budget: int) -> list[list[int]]:
+        return group_padded(lengths, budget, 1)
 
     def prepare(self, windows: Sequence[np.ndarray]) -> Batch:
         self.batches.append([len(window) for window in windows])

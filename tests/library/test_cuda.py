@@ -1,0 +1,195 @@
+"""The GPU runtime: what it plans and when it gives up on a CPU, with CUDA's objects faked; the real ones where a GPU is (marked gpu)."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from casualty_ner import Extractor, machine, runtimes
+from casualty_ner.checkpoint import load_checkpoint
+from casualty_ner.packing import Packed, Shape
+from casualty_ner.runtimes import cuda, load, packed
+from casualty_ner.runtimes.cuda import CudaRuntime
+from casualty_ner.runtimes.packed import PackedNetwork
+from casualty_ner.runtimes.torch import TorchRuntime
+from casualty_ner.windows import Windower
+from tests.library.test_packed import plain_attention, random_model
+from tests.tiny import texts
+
+CPU = torch.device("cpu")
+
+
+class FakeStream:
+    def record_event(self) -> object:
+        return object()
+
+    def wait_event(self, event: object) -> None:
+        assert event is not None
+
+
+class FakeEvent:
+    def record(self, stream: FakeStream) -> None:
+        self.stream = stream
+
+    def synchronize(self) -> None:
+        assert self.stream is not None
+
+
+class Recorder:
+    """Stands for CUDA's graphs: what the network computes while one is open is computed again, in place, at each replay."""
+
+    def __init__(self) -> None:
+        self.open: FakeGraph | None = None
+        self.made: list[FakeGraph] = []
+        self.fails = False
+
+    @contextlib.contextmanager
+    def graph(self, graph: FakeGraph, **_: object) -> Iterator[None]:
+        if self.fails:
+            raise RuntimeError("operation not permitted when stream is capturing\nhint")
+        self.open = graph
+        yield
+        self.open = None
+        self.made.append(graph)
+
+
+class FakeGraph:
+    def replay(self) -> None:
+        network, data, shape, output = self.work
+        output.copy_(PackedNetwork.__call__(network, data, shape))
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    """No kernel, no stream and no graph is there; everything runs where it is called."""
+    made = Recorder()
+    monkeypatch.setattr(packed, "varlen_attn", plain_attention)
+    monkeypatch.setattr(cuda, "_stream", lambda device: FakeStream())
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "Event", lambda blocking: FakeEvent())
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
+    monkeypatch.setattr(torch.cuda, "graph", made.graph)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, stream: None)
+    monkeypatch.setattr(cuda, "_room_on_host", torch.zeros_like)
+    return made
+
+
+class WatchedNetwork(PackedNetwork):
+    recorder: Recorder
+
+    def __call__(self, data: torch.Tensor, shape: Shape) -> torch.Tensor:
+        output = super().__call__(data, shape)
+        if self.recorder.open is not None:
+            self.recorder.open.work = self, data, shape, output
+        return output
+
+
+def watched(model: Any, recorder: Recorder) -> WatchedNetwork:
+    network = WatchedNetwork(model)
+    network.recorder = recorder
+    return network
+
+
+def test_recordings_give_every_thread_its_own_scores(checkpoint: Path, recorder: Recorder) -> None:
+    loaded = load_checkpoint(checkpoint)
+    some = texts(30)
+    expected = Extractor.from_checkpoint(loaded, "cpu").extract(some)
+    windower = Windower(loaded.tokenizer, loaded.window.size, loaded.window.overlap)
+    runtime = CudaRuntime(watched(loaded.model, recorder), CPU, fuse=False)
+    found = Extractor(windower, runtime, loaded.tag_order, 700).extract(some)
+    assert [[one.span for one in of] for of in found] == [[one.span for one in of] for of in expected]
+    shapes = {graph.work[2] for graph in recorder.made}
+    assert len(recorder.made) == len(shapes) > 1  # each shape is recorded once
+    assert runtime.with_workers(2).workers == 2
+    assert runtime.with_workers(2)._recordings is runtime._recordings
+
+
+def test_scores_that_were_returned_stay_as_they_are(tiny: Callable[[str], Path], recorder: Recorder) -> None:
+    runtime = CudaRuntime(watched(random_model(tiny("bert")), recorder), CPU, fuse=False)
+    chance = np.random.default_rng(0)
+    batches = [runtime.prepare([chance.integers(5, 300, 50)]) for _ in range(20)]
+    one_by_one = [runtime.run(batch).copy() for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(runtime.run, batches))
+    for alone, other, batch in zip(one_by_one, together, batches, strict=True):
+        (alone,), (other,) = runtime.finish(alone, batch), runtime.finish(other, batch)
+        assert np.array_equal(alone, other)
+
+
+def test_without_recording_the_kernels_are_launched(
+    tiny: Callable[[str], Path], recorder: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = watched(random_model(tiny("bert")), recorder)
+    windows = [np.arange(5, 45)]
+
+    def scores(runtime: CudaRuntime) -> np.ndarray:
+        batch: Packed = runtime.prepare(windows)
+        return runtime.finish(runtime.run(batch), batch)[0]
+
+    expected = scores(CudaRuntime(network, CPU, fuse=False))
+    recorder.made.clear()
+    assert np.array_equal(scores(CudaRuntime(network, CPU, fuse=False, record=False)), expected)
+    assert not recorder.made
+    recorder.fails = True
+    with caplog.at_level(logging.WARNING):
+        assert np.array_equal(scores(CudaRuntime(network, CPU, fuse=False)), expected)
+    assert caplog.messages == [
+        "cpu-float32: the network cannot be recorded (operation not permitted when stream is capturing); its kernels are launched one by one"
+    ]
+
+
+def test_without_a_compiler_it_runs_unfused(
+    tiny: Callable[[str], Path], recorder: Recorder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = watched(random_model(tiny("bert")), recorder)
+
+    def no_compiler(graph: object, inputs: object) -> None:
+        raise RuntimeError("Failed to find C compiler")
+
+    compile_with = PackedNetwork.compile
+    monkeypatch.setattr(PackedNetwork, "compile", lambda self: compile_with(self, backend=no_compiler))
+    with caplog.at_level(logging.WARNING):
+        runtime = CudaRuntime(network, CPU)
+    assert "torch.compile cannot be used here" in caplog.text
+    assert all(layer._compiled_call_impl is None for layer in packed.encoder_layers(network.model))
+    batch = runtime.prepare([np.arange(5, 45)])
+    assert np.isfinite(runtime.finish(runtime.run(batch), batch)[0]).all()
+
+
+def test_what_cannot_be_packed_is_padded(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    loaded = load_checkpoint(checkpoint)
+    model = loaded.model.to(torch.bfloat16)
+    inputs = torch.arange(5, 35)[None]
+    expected = model(inputs).logits
+
+    def broken(network: PackedNetwork, device: torch.device) -> None:
+        raise RuntimeError("no kernel image is available")
+
+    monkeypatch.setattr(packed, "missing", lambda config, device: "this GPU is old")
+    assert isinstance(load._on_cuda(model, CPU, loaded), TorchRuntime)
+    assert "this GPU is old; running padded batches, which is slower" in caplog.text
+    monkeypatch.setattr(packed, "missing", lambda config, device: None)
+    monkeypatch.setattr(cuda, "CudaRuntime", broken)
+    assert isinstance(load._on_cuda(model, CPU, loaded), TorchRuntime)
+    assert "windows cannot be packed here (no kernel image is available)" in caplog.text
+    assert torch.equal(model(inputs).logits, expected)
+
+
+def test_auto_takes_bfloat16_where_the_gpu_has_units_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert machine.gpu_has_bfloat16() in (True, False)
+    monkeypatch.setattr(runtimes, "gpu_has_bfloat16", lambda: True)
+    assert runtimes.choose("auto", "auto", on_cpu=False) == ("torch", "bfloat16")
+    monkeypatch.setattr(runtimes, "gpu_has_bfloat16", lambda: False)
+    assert runtimes.choose("auto", "auto", on_cpu=False) == ("torch", "float32")
