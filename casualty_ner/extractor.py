@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
@@ -12,7 +13,8 @@ import numpy as np
 
 from casualty_ner.decoding import entities
 from casualty_ner.documents import Entity
-from casualty_ner.labels import TAGS
+from casualty_ner.hosts import Hosts, spare_processes
+from casualty_ner.reading import Reading
 from casualty_ner.windows import Tokens, Windower
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ _CHUNK_CHARS = 150_000
 _CHUNK_TEXTS = 500
 _AHEAD = 1
 """Chunks that are tokenised while an earlier one runs."""
+_CHUNKS_HERE = 8
+"""Chunks that are tokenised and decoded in this process before others, which take a second or two to start, are worth it."""
 
 
 class Extractor:
@@ -43,11 +47,20 @@ class Extractor:
         runtime: The engine with the model.
         tag_order: For each of `casualty_ner.labels.TAGS` its class index in the model's output.
         batch_tokens: Padded tokens run together.
+        processes: Processes that tokenise and decode beside this one once a stream goes on for longer.
     """
 
-    def __init__(self, windower: Windower, runtime: Runtime, tag_order: Sequence[int], batch_tokens: int = 4096):
-        self.windower, self.runtime, self.batch_tokens = windower, runtime, batch_tokens
+    def __init__(
+        self,
+        windower: Windower,
+        runtime: Runtime,
+        tag_order: Sequence[int],
+        batch_tokens: int = 4096,
+        processes: int = 0,
+    ):
+        self.windower, self.runtime, self.batch_tokens, self.processes = windower, runtime, batch_tokens, processes
         self._tag_order = list(tag_order)
+        self._hosts: Hosts | None = None
 
     @classmethod
     def from_pretrained(
@@ -58,6 +71,7 @@ class Extractor:
         runtime: str = "auto",
         precision: str = "auto",
         batch_tokens: int | None = None,
+        processes: int | None = None,
     ) -> Extractor:
         """Load a checkpoint, or an export of one.
 
@@ -68,10 +82,12 @@ class Extractor:
                 OpenVINO on a CPU where it is installed (it converts the model in about 3 s, an export spares that), else
                 torch.
             precision: ``"float32"``, ``"bfloat16"``, ``"int8"`` (exports only), or ``"auto"``: what an export was made
-                for, else bfloat16 on a CPU that has units for it, else float32. ``runtime="torch", precision="float32"``
+                for, else bfloat16 on a CPU or GPU that has units for it, else float32. ``runtime="torch", precision="float32"``
                 is the reference that F1 is reported with.
             batch_tokens: Padded tokens run together; by default what ``casualty-ner calibrate`` found for this machine, or
                 what suits most.
+            processes: Processes that tokenise and decode beside this one; by default none on a CPU, whose cores the
+                network needs, and on a GPU one for every core but one, on a machine that has some.
 
         Raises:
             casualty_ner.errors.CheckpointError: It is missing, broken, or made for other labels, the device is not
@@ -84,7 +100,9 @@ class Extractor:
         description = load_description(checkpoint)
         windower = Windower(description.tokenizer, description.window.size, description.window.overlap)
         engine, budget = tuned(load_runtime(description, device, runtime, precision))
-        return cls(windower, engine, description.tag_order, batch_tokens or budget)
+        if processes is None:
+            processes = spare_processes() if engine.name.startswith("cuda") else 0
+        return cls(windower, engine, description.tag_order, batch_tokens or budget, processes)
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint, device: str = "auto", batch_tokens: int = 4096) -> Extractor:
@@ -110,10 +128,18 @@ class Extractor:
 
         While the network runs over one stretch of the input, the next is tokenised and the last one decoded.
         """
+        chunks = _chunks(texts)
+        yield from self._stream_here(islice(chunks, _CHUNKS_HERE) if self.processes else chunks)
+        for first in chunks:  # what goes on for longer is worth processes of its own
+            if self._hosts is None or not self._hosts.alive:
+                self._hosts = Hosts(self.windower, self._tag_order, self.processes)
+            yield from self._hosts.stream(chain([first], chunks), self._run)
+
+    def _stream_here(self, chunks: Iterable[list[str]]) -> Iterator[list[Entity]]:
         running: deque[_Running] = deque()
         pool = ThreadPoolExecutor(self.runtime.workers, thread_name_prefix="casualty-ner")
         try:
-            for chunk in _chunks(texts):
+            for chunk in chunks:
                 tokens = self.windower.tokenize(chunk)
                 running.append(_Running(chunk, tokens, *self._start(tokens, pool)))
                 if len(running) > _AHEAD:
@@ -133,26 +159,27 @@ class Extractor:
 
     def _start(self, texts: Sequence[Tokens], pool: ThreadPoolExecutor) -> tuple[NDArray[np.float32], list[Future[None]]]:
         """Begin to score texts: the array that the scores go to, text after text, and what to wait for until they are there."""
-        merged = np.zeros((sum(map(len, texts)), len(TAGS)), dtype=np.float32)
-        inputs: list[NDArray[np.int64]] = []
-        targets: list[tuple[slice, slice]] = []
-        at, before = 0, len(self.windower.prefix)
-        for tokens in texts:
-            for window in self.windower.windows(tokens):
-                inputs.append(self.windower.model_input(tokens, window))
-                owned = slice(before + window.own_start - window.start, before + window.own_stop - window.start)
-                targets.append((owned, slice(at + window.own_start, at + window.own_stop)))
-            at += len(tokens)
+        reading = Reading(self.windower, self._tag_order, texts)
 
         def score(batch: list[int]) -> None:
-            prepared = self.runtime.prepare([inputs[position] for position in batch])
-            scores = self.runtime.finish(self.runtime.run(prepared), prepared)
-            for position, window_scores in zip(batch, scores, strict=True):
-                owned, target = targets[position]
-                merged[target] = window_scores[owned][:, self._tag_order]
+            for window, scores in zip(batch, self._run_batch([reading.inputs[window] for window in batch]), strict=True):
+                reading.take(window, scores)
 
-        batches = self.runtime.group(list(map(len, inputs)), self.batch_tokens)
-        return merged, _submit(pool, score, batches)
+        return reading.logits, _submit(pool, score, self.runtime.group(list(map(len, reading.inputs)), self.batch_tokens))
+
+    def _run(self, windows: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float32]]:
+        """The network's output for each window, batch after batch in this thread."""
+        batches = self.runtime.group(list(map(len, windows)), self.batch_tokens)
+        scores = {
+            window: of
+            for batch in batches
+            for window, of in zip(batch, self._run_batch([windows[window] for window in batch]), strict=True)
+        }
+        return [scores[window] for window in range(len(windows))]
+
+    def _run_batch(self, windows: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float32]]:
+        prepared = self.runtime.prepare(windows)
+        return self.runtime.finish(self.runtime.run(prepared), prepared)
 
 
 class _Running:
