@@ -59,7 +59,7 @@ class Extractor:
         processes: int = 0,
     ):
         self.windower, self.runtime, self.batch_tokens, self.processes = windower, runtime, batch_tokens, processes
-        self._tag_order = list(tag_order)
+        self.tag_order = list(tag_order)
         self._hosts: Hosts | None = None
 
     @classmethod
@@ -132,7 +132,7 @@ class Extractor:
         yield from self._stream_here(islice(chunks, _CHUNKS_HERE) if self.processes else chunks)
         for first in chunks:  # what goes on for longer is worth processes of its own
             if self._hosts is None or not self._hosts.alive:
-                self._hosts = Hosts(self.windower, self._tag_order, self.processes)
+                self._hosts = Hosts(self.windower, self.tag_order, self.processes)
             yield from self._hosts.stream(chain([first], chunks), self._run)
 
     def _stream_here(self, chunks: Iterable[list[str]]) -> Iterator[list[Entity]]:
@@ -159,7 +159,7 @@ class Extractor:
 
     def _start(self, texts: Sequence[Tokens], pool: ThreadPoolExecutor) -> tuple[NDArray[np.float32], list[Future[None]]]:
         """Begin to score texts: the array that the scores go to, text after text, and what to wait for until they are there."""
-        reading = Reading(self.windower, self._tag_order, texts)
+        reading = Reading(self.windower, self.tag_order, texts)
 
         def score(batch: list[int]) -> None:
             for window, scores in zip(batch, self._run_batch([reading.inputs[window] for window in batch]), strict=True):

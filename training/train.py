@@ -42,7 +42,7 @@ from casualty_ner.checkpoint import WindowSize, load_checkpoint, max_positions, 
 from casualty_ner.cli import run_command
 from casualty_ner.dataset import load_articles, split_files
 from casualty_ner.documents import Article
-from casualty_ner.encoders import Source, resolve
+from casualty_ner.encoders import Source, lift_limits, resolve
 from casualty_ner.errors import CasualtyNerError, CheckpointError, ConfigError, RecordError, first_line
 from casualty_ner.extractor import Extractor
 from casualty_ner.labels import TAG_IDS, TAGS
@@ -179,11 +179,7 @@ def _load_encoder(config: Config, source: Source) -> tuple[PreTrainedModel, PreT
     limit = max_positions(settings)
     if limit is not None and config.window.size > limit:
         raise ConfigError(f"window.size: {config.window.size} is more than the {limit} positions of {config.encoder.name}")
-    # The tokenizer is saved with the model: let stock code truncate where the model ends, not where the encoder's authors stopped.
-    tokenizer.backend_tokenizer.no_truncation()
-    tokenizer.backend_tokenizer.no_padding()
-    if limit is not None:
-        tokenizer.model_max_length = limit
+    lift_limits(tokenizer, limit)
     return model, tokenizer
 
 

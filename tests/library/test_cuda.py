@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,107 +13,39 @@ import torch
 
 from casualty_ner import Extractor, machine, runtimes
 from casualty_ner.checkpoint import load_checkpoint
-from casualty_ner.packing import Packed, Shape
+from casualty_ner.packing import Packed
 from casualty_ner.runtimes import cuda, load, packed
 from casualty_ner.runtimes.cuda import CudaRuntime
 from casualty_ner.runtimes.packed import PackedNetwork
 from casualty_ner.runtimes.torch import TorchRuntime
 from casualty_ner.windows import Windower
-from tests.library.test_packed import plain_attention, random_model
+from tests.library.fakes import FakeCuda, random_model
 from tests.tiny import texts
 
 CPU = torch.device("cpu")
 
 
-class FakeStream:
-    def record_event(self) -> object:
-        return object()
-
-    def wait_event(self, event: object) -> None:
-        assert event is not None
-
-
-class FakeEvent:
-    def record(self, stream: FakeStream) -> None:
-        self.stream = stream
-
-    def synchronize(self) -> None:
-        assert self.stream is not None
-
-
-class Recorder:
-    """Stands for CUDA's graphs: what the network computes while one is open is computed again, in place, at each replay."""
-
-    def __init__(self) -> None:
-        self.open: FakeGraph | None = None
-        self.made: list[FakeGraph] = []
-        self.fails = False
-
-    @contextlib.contextmanager
-    def graph(self, graph: FakeGraph, **_: object) -> Iterator[None]:
-        if self.fails:
-            raise RuntimeError("operation not permitted when stream is capturing\nhint")
-        self.open = graph
-        yield
-        self.open = None
-        self.made.append(graph)
-
-
-class FakeGraph:
-    def replay(self) -> None:
-        network, data, shape, output = self.work
-        output.copy_(PackedNetwork.__call__(network, data, shape))
-
-
 @pytest.fixture
-def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
-    """No kernel, no stream and no graph is there; everything runs where it is called."""
-    made = Recorder()
-    monkeypatch.setattr(packed, "varlen_attn", plain_attention)
-    monkeypatch.setattr(cuda, "_stream", lambda device: FakeStream())
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
-    monkeypatch.setattr(torch.cuda, "Event", lambda blocking: FakeEvent())
-    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
-    monkeypatch.setattr(torch.cuda, "graph", made.graph)
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
-    monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, stream: None)
-    monkeypatch.setattr(cuda, "_room_on_host", torch.zeros_like)
-    return made
+def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    return FakeCuda(monkeypatch)
 
 
-class WatchedNetwork(PackedNetwork):
-    recorder: Recorder
-
-    def __call__(self, data: torch.Tensor, shape: Shape) -> torch.Tensor:
-        output = super().__call__(data, shape)
-        if self.recorder.open is not None:
-            self.recorder.open.work = self, data, shape, output
-        return output
-
-
-def watched(model: Any, recorder: Recorder) -> WatchedNetwork:
-    network = WatchedNetwork(model)
-    network.recorder = recorder
-    return network
-
-
-def test_recordings_give_every_thread_its_own_scores(checkpoint: Path, recorder: Recorder) -> None:
+def test_recordings_give_every_thread_its_own_scores(checkpoint: Path, fake_cuda: FakeCuda) -> None:
     loaded = load_checkpoint(checkpoint)
     some = texts(30)
     expected = Extractor.from_checkpoint(loaded, "cpu").extract(some)
     windower = Windower(loaded.tokenizer, loaded.window.size, loaded.window.overlap)
-    runtime = CudaRuntime(watched(loaded.model, recorder), CPU, fuse=False)
+    runtime = CudaRuntime(PackedNetwork(loaded.model), CPU, fuse=False)
     found = Extractor(windower, runtime, loaded.tag_order, 700).extract(some)
     assert [[one.span for one in of] for of in found] == [[one.span for one in of] for of in expected]
-    shapes = {graph.work[2] for graph in recorder.made}
-    assert len(recorder.made) == len(shapes) > 1  # each shape is recorded once
+    shapes = {graph.shape for graph in fake_cuda.graphs}
+    assert len(fake_cuda.graphs) == len(shapes) > 1  # each shape is recorded once
     assert runtime.with_workers(2).workers == 2
     assert runtime.with_workers(2)._recordings is runtime._recordings
 
 
-def test_scores_that_were_returned_stay_as_they_are(tiny: Callable[[str], Path], recorder: Recorder) -> None:
-    runtime = CudaRuntime(watched(random_model(tiny("bert")), recorder), CPU, fuse=False)
+def test_scores_that_were_returned_stay_as_they_are(tiny: Callable[[str], Path], fake_cuda: FakeCuda) -> None:
+    runtime = CudaRuntime(PackedNetwork(random_model(tiny("bert"))), CPU, fuse=False)
     chance = np.random.default_rng(0)
     batches = [runtime.prepare([chance.integers(5, 300, 50)]) for _ in range(20)]
     one_by_one = [runtime.run(batch).copy() for batch in batches]
@@ -127,9 +57,9 @@ def test_scores_that_were_returned_stay_as_they_are(tiny: Callable[[str], Path],
 
 
 def test_without_recording_the_kernels_are_launched(
-    tiny: Callable[[str], Path], recorder: Recorder, caplog: pytest.LogCaptureFixture
+    tiny: Callable[[str], Path], fake_cuda: FakeCuda, caplog: pytest.LogCaptureFixture
 ) -> None:
-    network = watched(random_model(tiny("bert")), recorder)
+    network = PackedNetwork(random_model(tiny("bert")))
     windows = [np.arange(5, 45)]
 
     def scores(runtime: CudaRuntime) -> np.ndarray:
@@ -137,10 +67,10 @@ def test_without_recording_the_kernels_are_launched(
         return runtime.finish(runtime.run(batch), batch)[0]
 
     expected = scores(CudaRuntime(network, CPU, fuse=False))
-    recorder.made.clear()
+    fake_cuda.graphs.clear()
     assert np.array_equal(scores(CudaRuntime(network, CPU, fuse=False, record=False)), expected)
-    assert not recorder.made
-    recorder.fails = True
+    assert not fake_cuda.graphs
+    fake_cuda.fails = True
     with caplog.at_level(logging.WARNING):
         assert np.array_equal(scores(CudaRuntime(network, CPU, fuse=False)), expected)
     assert caplog.messages == [
@@ -149,9 +79,9 @@ def test_without_recording_the_kernels_are_launched(
 
 
 def test_without_a_compiler_it_runs_unfused(
-    tiny: Callable[[str], Path], recorder: Recorder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tiny: Callable[[str], Path], fake_cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    network = watched(random_model(tiny("bert")), recorder)
+    network = PackedNetwork(random_model(tiny("bert")))
 
     def no_compiler(graph: object, inputs: object) -> None:
         raise RuntimeError("Failed to find C compiler")

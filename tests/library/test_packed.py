@@ -10,56 +10,24 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForTokenClassification
+from transformers import AutoConfig
 
 from casualty_ner import Extractor
 from casualty_ner.checkpoint import load_checkpoint
-from casualty_ner.labels import TAG_IDS, TAGS
 from casualty_ner.packing import pack
 from casualty_ner.runtimes import packed
 from casualty_ner.runtimes.packed import FAMILIES, PackedNetwork, PackedRuntime, encoder_layers, missing
 from casualty_ner.runtimes.torch import TorchRuntime
 from casualty_ner.windows import Windower
+from tests.library.fakes import plain_attention, random_model
 from tests.tiny import texts
 
 CPU = torch.device("cpu")
 
 
-def plain_attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    cu_seq_q: torch.Tensor,
-    cu_seq_k: torch.Tensor,
-    max_q: int,
-    max_k: int,
-    *,
-    scale: float,
-    window_size: tuple[int, int],
-) -> torch.Tensor:
-    """What `torch.nn.attention.varlen.varlen_attn` is documented to compute, window after window; what no window holds is NaN."""
-    output = torch.full_like(query, torch.nan)
-    for start, stop in zip(cu_seq_q[:-1].tolist(), cu_seq_q[1:].tolist(), strict=True):
-        assert stop - start <= max_q
-        weights = torch.einsum("ihd,jhd->hij", query[start:stop], key[start:stop]) * scale
-        if window_size != (-1, -1):
-            distance = (torch.arange(stop - start)[:, None] - torch.arange(stop - start)).abs()
-            weights = weights.masked_fill(distance > window_size[0], -torch.inf)
-        output[start:stop] = torch.einsum("hij,jhd->ihd", weights.softmax(-1), value[start:stop])
-    return output
-
-
 @pytest.fixture
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed, "varlen_attn", plain_attention)
-
-
-def random_model(encoder: Path) -> torch.nn.Module:
-    torch.manual_seed(1)
-    config = AutoConfig.from_pretrained(encoder, id2label=dict(enumerate(TAGS)), label2id=TAG_IDS)
-    if config.model_type == "modernbert":
-        config.local_attention = 16  # so that windows of a few dozen tokens are longer
-    return AutoModelForTokenClassification.from_config(config).eval()
 
 
 @pytest.mark.parametrize("family", ["bert", "modernbert", "xlm-roberta"])
