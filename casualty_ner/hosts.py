@@ -107,7 +107,7 @@ class _Host:
         paths = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
         once = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}  # a core each
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "casualty_ner.hosts"],
+            [sys.executable, "-c", "from casualty_ner.hosts import main; main()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, **once, "PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": ""},
@@ -178,7 +178,8 @@ def serve(source: BinaryIO, target: BinaryIO) -> None:
         _send(target, [[(one.start, one.end, one.label, one.score) for one in of] for of in found])
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """What a process runs."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupted caller closes the conversation
     with os.fdopen(os.dup(1), "wb") as answers:
         os.dup2(2, 1)  # what a library prints must not get between the answers

@@ -80,13 +80,8 @@ class PackedNetwork:
         return output.logits[0]
 
     def compile(self, **settings: Any) -> None:
-        """Have torch fuse what lies between the matrix products, at the next call: one layer's code for all layers and shapes.
-
-        Args:
-            settings: For `torch.compile`.
-        """
-        for layer in encoder_layers(self.model):
-            layer.compile(dynamic=True, **settings)
+        """`compile_layers` of the model."""
+        compile_layers(self.model, **settings)
 
     def uncompile(self) -> None:
         """Undo `compile`."""
@@ -97,6 +92,17 @@ class PackedNetwork:
 def encoder_layers(model: PreTrainedModel) -> list[torch.nn.Module]:
     """The repeated layers of a model."""
     return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
+def compile_layers(model: PreTrainedModel, **settings: Any) -> None:
+    """Have torch fuse what lies between the matrix products, at the next call: one layer's code for all layers and shapes.
+
+    Args:
+        model: Changed in place; its parameters and how it is saved stay as they are.
+        settings: For `torch.compile`.
+    """
+    for layer in encoder_layers(model):
+        layer.compile(dynamic=True, **settings)
 
 
 def _attend(
