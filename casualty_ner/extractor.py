@@ -37,7 +37,7 @@ class Extractor:
 
     A text longer than the model's window is read in overlapping windows, and each token is scored by the window in which it
     is most central; nothing is truncated. Entities do not depend on which texts are extracted together, beyond the last
-    digits of a score (and with bfloat16, whose sums round differently in batches of different shape, beyond a borderline
+    digits of a score (and with 16-bit numbers, whose sums round differently in batches of different shape, beyond a borderline
     entity now and then).
 
     Use `from_pretrained`; the constructor is for a model that is already in memory.
@@ -81,9 +81,9 @@ class Extractor:
             runtime: The engine: ``"torch"``, ``"openvino"``, ``"onnx"``, or ``"auto"``: what an export was made for, else
                 OpenVINO on a CPU where it is installed (it converts the model in about 3 s, an export spares that), else
                 torch.
-            precision: ``"float32"``, ``"bfloat16"``, ``"int8"`` (exports only), or ``"auto"``: what an export was made
-                for, else bfloat16 on a CPU or GPU that has units for it, else float32. ``runtime="torch", precision="float32"``
-                is the reference that F1 is reported with.
+            precision: ``"float32"``, ``"bfloat16"``, ``"float16"`` (GPU only), ``"int8"`` (exports only), or ``"auto"``: what an
+                export was made for, else float16 on a GPU, bfloat16 on a CPU that has units for it, else float32.
+                ``runtime="torch", precision="float32"`` is the reference that F1 is reported with.
             batch_tokens: Padded tokens run together; by default what ``casualty-ner calibrate`` found for this machine, or
                 what suits most.
             processes: Processes that tokenise and decode beside this one; by default none on a CPU, whose cores the

@@ -42,13 +42,6 @@ def has_bfloat16() -> bool:
     return bool(flags & {"amx_bf16", "avx512_bf16"})
 
 
-def gpu_has_bfloat16() -> bool:
-    """Whether the current GPU multiplies bfloat16 matrices in hardware (Ampere and later)."""
-    import torch
-
-    return torch.cuda.is_bf16_supported(including_emulation=False)
-
-
 @cache
 def _cpu_facts() -> dict[str, str]:
     """The first processor of ``/proc/cpuinfo``; nothing where there is no such file."""

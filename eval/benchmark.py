@@ -50,10 +50,10 @@ from eval.untrained import ENCODER, random_checkpoint
 
 SCHEMA_VERSION = 1
 STOCK = tuple(f"pipeline, batch {size}" for size in (1, 8, 32))
-STOCK_GPU = tuple(f"pipeline{dtype}, batch {size}" for dtype in ("", " bfloat16") for size in (8, 32, 128, 512))
+STOCK_GPU = tuple(f"pipeline{dtype}, batch {size}" for dtype in ("", " float16") for size in (8, 32, 128, 512))
 LOOP = "sorted loop"
-LOOP_GPU = "sorted loop bfloat16"
-STEPS = ("padded-bfloat16", "packed-bfloat16", "recorded-bfloat16", "fused-bfloat16")
+LOOP_GPU = "sorted loop float16"
+STEPS = ("padded-float16", "packed-float16", "recorded-float16", "fused-float16")
 """Our runtime on a GPU, built up: padded batches, packed ones, their kernels recorded, what lies between the matrix products
 fused; all in one process. `Extractor` adds processes that tokenise and decode."""
 REFERENCE = "torch-float32"
@@ -71,8 +71,8 @@ def system_names(device: str) -> list[str]:
     """Every way that is measured on a device, the baselines first."""
     ours = [f"{runtime}-{precision}" for runtime, precisions in PRECISIONS.items() for precision in precisions]
     if device == "cpu":
-        return [*STOCK, LOOP, *ours]
-    return [*STOCK_GPU, LOOP, LOOP_GPU, REFERENCE, *STEPS, "torch-bfloat16"]
+        return [*STOCK, LOOP, *(name for name in ours if "-float16" not in name)]
+    return [*STOCK_GPU, LOOP, LOOP_GPU, REFERENCE, *STEPS, "torch-bfloat16", "torch-float16"]
 
 
 def load_system(name: str, checkpoint: str, exports: Path, device: str) -> tuple[System, Extractor | None]:
@@ -115,7 +115,7 @@ def _step(name: str, checkpoint: Checkpoint, device: str) -> Extractor:
     from casualty_ner.tuning import DEFAULT_BUDGETS
 
     chosen = choose_device(device)
-    model = checkpoint.model.to(chosen, torch.bfloat16)
+    model = checkpoint.model.to(chosen, torch.float16)
     runtime: Runtime
     if name == STEPS[0]:
         runtime = TorchRuntime(model, chosen, checkpoint.pad_id)
@@ -326,7 +326,7 @@ def _probe_apart(name: str, checkpoint: str, exports: Path, device: str, data: P
 
 
 def _dtype(name: str) -> str:
-    return next((dtype for dtype in ("bfloat16", "int8") if dtype in name), "float32")
+    return next((dtype for dtype in ("bfloat16", "float16", "int8") if dtype in name), "float32")
 
 
 def _percentile(seconds: Sequence[float], percent: int) -> float:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.int8}
 _ROWS = {"cpu": (256, 1024, 4096), "cuda": (4096, 16384, 65536)}
 
 
@@ -32,7 +32,7 @@ class MatmulLimit:
 
     Args:
         shapes: As `linear_shapes` gives them.
-        dtype: ``float32``, ``bfloat16`` or ``int8``.
+        dtype: ``float32``, ``bfloat16``, ``float16`` or ``int8``.
         device: Where.
     """
 

@@ -3,13 +3,14 @@
 ========  ==========================  =====================================================================
 runtime   precisions                  needs
 ========  ==========================  =====================================================================
-torch     float32, bfloat16           nothing more; the only one that runs on a GPU, there with packed windows in bfloat16
+torch     float32, bfloat16, float16  nothing more; the only one that runs on a GPU, and float16 only there
 openvino  float32, bfloat16, int8     ``pip install 'casualty-ner[openvino]'``; the fastest on an x86 CPU
 onnx      float32, int8               ``pip install 'casualty-ner[onnx]'``
 ========  ==========================  =====================================================================
 
-``auto`` takes OpenVINO on a CPU where it is installed, else torch; and of the precisions bfloat16 where the processor or GPU
-has units for it, else float32. int8 changes the model more than rounding does, so it is only ever run from an export, whose
+``auto`` takes OpenVINO on a CPU where it is installed, else torch; and of the precisions float16 on a GPU, bfloat16 where the
+processor has units for it, else float32. float16 rounds an eighth as much as bfloat16 at the same speed, so that what is found
+on a GPU is what float32 finds; a network whose numbers are too large for it is an error that says so. int8 changes the model more than rounding does, so it is only ever run from an export, whose
 F1 was measured (`casualty_ner.export`).
 """
 
@@ -20,7 +21,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 
 from casualty_ner.errors import CheckpointError
-from casualty_ner.machine import gpu_has_bfloat16, has_bfloat16
+from casualty_ner.machine import has_bfloat16
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 PRECISIONS = {
-    "torch": ("float32", "bfloat16"),
+    "torch": ("float32", "bfloat16", "float16"),
     "openvino": ("float32", "bfloat16", "int8"),
     "onnx": ("float32", "int8"),
 }
@@ -85,8 +86,8 @@ def choose(runtime: str, precision: str, on_cpu: bool) -> tuple[str, str]:
     if runtime not in PRECISIONS:
         raise CheckpointError(f"no runtime {runtime!r}; choose one of auto, {', '.join(PRECISIONS)}")
     if precision == AUTO:
-        has_units = has_bfloat16() if on_cpu else gpu_has_bfloat16()
-        precision = "bfloat16" if has_units and "bfloat16" in PRECISIONS[runtime] else "float32"
+        has_units = on_cpu and has_bfloat16() and "bfloat16" in PRECISIONS[runtime]
+        precision = "bfloat16" if has_units else "float32" if on_cpu else "float16"
     if precision not in PRECISIONS[runtime]:
         raise CheckpointError(
             f"runtime {runtime!r} has no precision {precision!r}; choose one of auto, {', '.join(PRECISIONS[runtime])}"
@@ -94,6 +95,8 @@ def choose(runtime: str, precision: str, on_cpu: bool) -> tuple[str, str]:
     if not on_cpu and runtime != "torch":
         raise CheckpointError(f"runtime {runtime!r} runs on the CPU only; use device='cpu', or runtime='torch' for the GPU")
     require(runtime)
+    if on_cpu and precision == "float16":
+        raise CheckpointError("float16 is for GPUs, a processor computes slowly in it; use precision='auto'")
     if on_cpu and precision == "bfloat16" and not has_bfloat16():
         raise CheckpointError(
             "this processor has no units for bfloat16 (AMX or AVX-512 BF16), it would be slower than float32; use precision='float32'"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from casualty_ner.errors import first_line
+from casualty_ner.errors import CheckpointError, first_line
 from casualty_ner.packing import Packed, Shape, pack
 from casualty_ner.runtimes.packed import PackedNetwork, PackedRuntime
 
@@ -80,6 +80,14 @@ class CudaRuntime(PackedRuntime):
             done.record(self._copy_out)
         done.synchronize()
         return host.numpy()
+
+    def finish(self, output: NDArray[np.float32], batch: Packed) -> list[NDArray[np.float32]]:
+        scores = super().finish(output, batch)
+        if not np.isfinite(output[: sum(batch.lengths)]).all():
+            raise CheckpointError(
+                f"{self.name}: the network's numbers are too large for this precision; use precision='bfloat16'"
+            )
+        return scores
 
     def worker_choices(self) -> tuple[int, ...]:
         return (2, 3, 4)

@@ -53,7 +53,7 @@ def load_runtime(description: Description, device: str, runtime: str, precision:
     import torch
 
     model = checkpoint.model.to(chosen, getattr(torch, precision))
-    if chosen.type == "cuda" and precision == "bfloat16":
+    if chosen.type == "cuda" and precision != "float32":
         return _on_cuda(model, chosen, description)
     return TorchRuntime(model, chosen, description.pad_id)
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from casualty_ner import Extractor, machine, runtimes
+from casualty_ner import Extractor, runtimes
 from casualty_ner.checkpoint import load_checkpoint
+from casualty_ner.errors import CheckpointError
 from casualty_ner.packing import Packed
 from casualty_ner.runtimes import cuda, load, packed
 from casualty_ner.runtimes.cuda import CudaRuntime
@@ -117,9 +118,19 @@ def test_what_cannot_be_packed_is_padded(
     assert torch.equal(model(inputs).logits, expected)
 
 
-def test_auto_takes_bfloat16_where_the_gpu_has_units_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert machine.gpu_has_bfloat16() in (True, False)
-    monkeypatch.setattr(runtimes, "gpu_has_bfloat16", lambda: True)
-    assert runtimes.choose("auto", "auto", on_cpu=False) == ("torch", "bfloat16")
-    monkeypatch.setattr(runtimes, "gpu_has_bfloat16", lambda: False)
-    assert runtimes.choose("auto", "auto", on_cpu=False) == ("torch", "float32")
+def test_numbers_too_large_are_an_error(tiny: Callable[[str], Path], fake_cuda: FakeCuda) -> None:
+    model = random_model(tiny("bert")).half()
+    runtime = CudaRuntime(PackedNetwork(model), CPU, fuse=False)
+    batch = runtime.prepare([np.arange(5, 45)])
+    runtime.finish(runtime.run(batch), batch)
+    model.bert.encoder.layer[0].intermediate.dense.bias.data.fill_(60_000.0)
+    model.bert.encoder.layer[0].output.dense.weight.data.fill_(60_000.0)
+    with pytest.raises(CheckpointError, match=r"cpu-float16: .* too large for this precision; use precision='bfloat16'"):
+        runtime.finish(runtime.run(batch), batch)
+
+
+def test_auto_takes_float16_on_a_gpu() -> None:
+    assert runtimes.choose("auto", "auto", on_cpu=False) == ("torch", "float16")
+    assert runtimes.choose("torch", "bfloat16", on_cpu=False) == ("torch", "bfloat16")
+    with pytest.raises(CheckpointError, match="float16 is for GPUs"):
+        runtimes.choose("torch", "float16", on_cpu=True)
