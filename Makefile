@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CONFIG ?= configs/minilm.yaml
 NAME := $(basename $(notdir $(CONFIG)))
 
-.PHONY: train test lint types check format clean
+.PHONY: train test gpu lint types check format clean
 
 train: $(VENV)/installed
 	$(BIN)/python -m training.train --config $(CONFIG) --resume
@@ -13,6 +13,9 @@ train: $(VENV)/installed
 
 test: $(VENV)/installed lint types
 	$(BIN)/python -m pytest
+
+gpu: $(VENV)/installed
+	PYTHON=$(BIN)/python bash eval/gpu.sh reports/gpu
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

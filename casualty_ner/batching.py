@@ -44,6 +44,11 @@ def group_by_cost(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return groups
 
 
+def group_padded(lengths: Sequence[int], budget: int, multiple: int) -> list[list[int]]:
+    """`group_by_cost` of windows that are padded to a multiple of `multiple` tokens."""
+    return group_by_cost([padded_length(length, multiple) for length in lengths], budget)
+
+
 def padded_length(length: int, multiple: int) -> int:
     """`length` rounded up to a multiple of `multiple`."""
     return -(-length // multiple) * multiple

@@ -8,7 +8,7 @@ no order; only the thresholds leave entities out.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,10 +40,6 @@ class Scale:
     intercept: float = 0.0
     threshold: float = 0.0
 
-    def __call__(self, score: float) -> float:
-        """The calibrated score."""
-        return float(_sigmoid(self.slope * _log_odds(score) + self.intercept))
-
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
@@ -67,9 +63,20 @@ class Calibration:
     def thresholds(self) -> dict[str, float]:
         return {label: scale.threshold for label, scale in self.scales.items()}
 
-    def apply(self, entities: Iterable[Entity]) -> list[Entity]:
-        """The entities with calibrated scores."""
-        return [Entity(one.start, one.end, one.label, one.text, self.scales[one.label](one.score)) for one in entities]
+    def uncut(self) -> Calibration:
+        """The same without thresholds."""
+        return Calibration({label: replace(scale, threshold=0.0) for label, scale in self.scales.items()})
+
+    def apply(self, scores: NDArray[np.float64], labels: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """The calibrated scores of entities, and which of them reach their label's threshold.
+
+        Args:
+            scores: As the model gives them, shape ``[entities]``.
+            labels: Of each its place in `casualty_ner.labels.LABELS`.
+        """
+        slopes, intercepts, thresholds = np.array([astuple(self.scales[label]) for label in LABELS]).T
+        calibrated = _sigmoid(slopes[labels] * _log_odds(scores) + intercepts[labels])
+        return calibrated, calibrated >= thresholds[labels]
 
     def reaches(self, entity: Entity) -> bool:
         """Whether a calibrated score reaches the threshold of its label."""
@@ -94,8 +101,7 @@ def fit(pairs: Iterable[tuple[Iterable[Span], Iterable[Entity]]]) -> Calibration
 def _fit_label(scores: Sequence[float], right: Sequence[bool], annotated: int) -> Scale:
     raw, correct = np.array(scores, dtype=np.float64), np.array(right, dtype=bool)
     slope, intercept = _platt(_log_odds(raw), correct)
-    scale = Scale(slope, intercept)
-    calibrated = np.array([scale(score) for score in scores])
+    calibrated = _sigmoid(slope * _log_odds(raw) + intercept)
     f1 = []
     for threshold in THRESHOLDS:
         kept = calibrated >= threshold
@@ -130,6 +136,6 @@ def _sigmoid(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.exp(-np.logaddexp(0, -values))
 
 
-def _log_odds(score: Any) -> Any:
-    bounded = np.clip(score, _NEARLY, 1 - _NEARLY)
+def _log_odds(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    bounded = np.clip(scores, _NEARLY, 1 - _NEARLY)
     return np.log(bounded) - np.log1p(-bounded)

@@ -174,9 +174,12 @@ def max_positions(config: PretrainedConfig) -> int | None:
     limit = getattr(config, "max_position_embeddings", None)
     if not isinstance(limit, int) or limit <= 0:
         return None
-    if config.model_type in {"roberta", "xlm-roberta", "camembert"}:  # positions start after the padding index
-        limit -= (config.pad_token_id or 0) + 1
-    return limit
+    return limit - first_position(config)
+
+
+def first_position(config: PretrainedConfig) -> int:
+    """The position of the first token: RoBERTa and its like count from after the padding index."""
+    return (config.pad_token_id or 0) + 1 if config.model_type in {"roberta", "xlm-roberta", "camembert"} else 0
 
 
 def architecture(config: PretrainedConfig) -> str:

@@ -29,8 +29,8 @@ from casualty_ner.validation import ERROR, Totals, check, tables
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
-_PRECISIONS = ("auto", "float32", "bfloat16", "int8")
-_PRECISION_HELP = "what it computes in (default: bfloat16 where the processor has units for it, else float32)"
+_PRECISIONS = ("auto", "float32", "bfloat16", "float16", "int8")
+_PRECISION_HELP = "what it computes in (default: float16 on a GPU, bfloat16 where the processor has units for it, else float32)"
 
 
 def run_command(command: Callable[[], int]) -> int:

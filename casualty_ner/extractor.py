@@ -6,16 +6,17 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
-from casualty_ner.batching import group_by_cost, padded_length
 from casualty_ner.decoding import entities
 from casualty_ner.documents import Entity
 from casualty_ner.errors import OutputError
-from casualty_ner.labels import TAGS
+from casualty_ner.hosts import Hosts, spare_processes
+from casualty_ner.reading import Reading
 from casualty_ner.windows import Tokens, Windower
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ _LONG = 4
 """A stream of more chunks than this (some 280,000 characters) is worth calibrating for, where the machine was not yet."""
 _AHEAD = 1
 """Chunks that are tokenised while an earlier one runs."""
+_CHUNKS_HERE = 8
+"""Chunks that are tokenised and decoded in this process before others, which take a second or two to start, are worth it."""
 
 
 class Extractor:
@@ -41,7 +44,7 @@ class Extractor:
 
     A text longer than the model's window is read in overlapping windows, and each token is scored by the window in which it
     is most central; nothing is truncated. Entities do not depend on which texts are extracted together, beyond the last
-    digits of a score (and with bfloat16, whose sums round differently in batches of different shape, beyond a borderline
+    digits of a score (and with 16-bit numbers, whose sums round differently in batches of different shape, beyond a borderline
     entity now and then).
 
     Use `from_pretrained`; the constructor is for a model that is already in memory.
@@ -54,6 +57,7 @@ class Extractor:
         calibration: Of the scores; without one they are the model's own, and nothing is left out for its score.
         thresholds: Leave out the entities that score less than the calibration's threshold for their label.
         tune: Let the first long stream find out how many batches, of how many tokens, this machine runs best.
+        processes: Processes that tokenise and decode beside this one once a stream goes on for longer.
     """
 
     def __init__(
@@ -65,10 +69,13 @@ class Extractor:
         calibration: Calibration | None = None,
         thresholds: bool = True,
         tune: bool = False,
+        processes: int = 0,
     ):
-        self.windower, self.runtime, self.batch_tokens = windower, runtime, batch_tokens
-        self.calibration, self.thresholds = calibration, thresholds
-        self._tag_order, self._tune = list(tag_order), tune
+        self.windower, self.runtime, self.batch_tokens, self.processes = windower, runtime, batch_tokens, processes
+        self.calibration = calibration
+        self._scoring = calibration if thresholds or calibration is None else calibration.uncut()
+        self.tag_order, self._tune = list(tag_order), tune
+        self._hosts: Hosts | None = None
 
     @classmethod
     def from_pretrained(
@@ -80,6 +87,7 @@ class Extractor:
         precision: str = "auto",
         batch_tokens: int | None = None,
         thresholds: bool = True,
+        processes: int | None = None,
     ) -> Extractor:
         """Load a checkpoint, or an export of one.
 
@@ -90,13 +98,15 @@ class Extractor:
                 made for, else native on a CPU where machine and model allow it (the first time ever it is compiled, which
                 takes some seconds), else OpenVINO where it is installed (it converts the model in about 3 s, an export
                 spares that), else torch.
-            precision: ``"float32"``, ``"bfloat16"``, ``"int8"`` (exports only), or ``"auto"``: what an export was made
-                for, else bfloat16 on a CPU that has units for it, else float32. ``runtime="torch", precision="float32"``
-                is the reference that F1 is reported with.
+            precision: ``"float32"``, ``"bfloat16"``, ``"float16"`` (GPU only), ``"int8"`` (exports only), or ``"auto"``: what an
+                export was made for, else float16 on a GPU, bfloat16 on a CPU that has units for it, else float32.
+                ``runtime="torch", precision="float32"`` is the reference that F1 is reported with.
             batch_tokens: Padded tokens run together; by default what was measured on this machine, which the first long
-                stream does, or what suits most.
+                stream on a CPU does, or what suits most.
             thresholds: Leave out the entities that score less than what validation showed to be best for their label, where
                 the checkpoint says so; ``False`` gives all, for a cut of one's own.
+            processes: Processes that tokenise and decode beside this one; by default none on a CPU, whose cores the
+                network needs, and on a GPU one for every core but one, on a machine that has some.
 
         Raises:
             casualty_ner.errors.CheckpointError: It is missing, broken, or made for other labels, the device is not
@@ -111,6 +121,9 @@ class Extractor:
         engine = load_runtime(description, device, runtime, precision)
         known = tuned(engine)
         engine, budget = known or (engine, default_budget(engine))
+        on_gpu = engine.name.startswith("cuda")
+        if processes is None:
+            processes = spare_processes() if on_gpu else 0
         return cls(
             windower,
             engine,
@@ -118,7 +131,8 @@ class Extractor:
             batch_tokens or budget,
             description.calibration,
             thresholds,
-            tune=known is None and batch_tokens is None,
+            tune=known is None and batch_tokens is None and not on_gpu,  # there it takes long: casualty-ner calibrate does it
+            processes=processes,
         )
 
     @classmethod
@@ -147,31 +161,32 @@ class Extractor:
 
         While the network runs over one stretch of the input, the next is tokenised and the last one decoded.
         """
+        chunks = _chunks(texts)
+        yield from self._stream_here(islice(chunks, _CHUNKS_HERE) if self.processes else chunks)
+        for first in chunks:  # what goes on for longer is worth processes of its own
+            if self._hosts is None or not self._hosts.alive:
+                self._hosts = Hosts(self.windower, self.tag_order, self.processes, self._scoring)
+            yield from self._hosts.stream(chain([first], chunks), self._run)
+
+    def _stream_here(self, chunks: Iterable[list[str]]) -> Iterator[list[Entity]]:
         running: deque[_Running] = deque()
         pool = self._pool()
         try:
-            for number, chunk in enumerate(_chunks(texts)):
+            for number, chunk in enumerate(chunks):
                 if number == _LONG and self._tune:
                     while running:
-                        yield from self._finish(running.popleft())
+                        yield from running.popleft().entities()
                     pool.shutdown()
                     self._find_best_setting()
                     pool = self._pool()
                 tokens = self.windower.tokenize(chunk)
-                running.append(_Running(chunk, tokens, *self._start(tokens, pool)))
+                running.append(_Running(chunk, tokens, *self._start(tokens, pool), self._scoring))
                 if len(running) > _AHEAD:
-                    yield from self._finish(running.popleft())
+                    yield from running.popleft().entities()
             while running:
-                yield from self._finish(running.popleft())
+                yield from running.popleft().entities()
         finally:
             pool.shutdown(cancel_futures=True)
-
-    def _finish(self, running: _Running) -> list[list[Entity]]:
-        found = running.entities()
-        if self.calibration is None:
-            return found
-        scaled = [self.calibration.apply(entities) for entities in found]
-        return [list(filter(self.calibration.reaches, entities)) for entities in scaled] if self.thresholds else scaled
 
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self.runtime.workers, thread_name_prefix="casualty-ner")
@@ -195,39 +210,48 @@ class Extractor:
 
     def _start(self, texts: Sequence[Tokens], pool: ThreadPoolExecutor) -> tuple[NDArray[np.float32], list[Future[None]]]:
         """Begin to score texts: the array that the scores go to, text after text, and what to wait for until they are there."""
-        merged = np.zeros((sum(map(len, texts)), len(TAGS)), dtype=np.float32)
-        inputs: list[NDArray[np.int64]] = []
-        targets: list[tuple[slice, slice]] = []
-        at, before = 0, len(self.windower.prefix)
-        for tokens in texts:
-            for window in self.windower.windows(tokens):
-                inputs.append(self.windower.model_input(tokens, window))
-                owned = slice(before + window.own_start - window.start, before + window.own_stop - window.start)
-                targets.append((owned, slice(at + window.own_start, at + window.own_stop)))
-            at += len(tokens)
+        reading = Reading(self.windower, self.tag_order, texts)
 
         def score(batch: list[int]) -> None:
-            prepared = self.runtime.prepare([inputs[position] for position in batch])
-            scores = self.runtime.finish(self.runtime.run(prepared), prepared)
-            for position, window_scores in zip(batch, scores, strict=True):
-                owned, target = targets[position]
-                merged[target] = window_scores[owned][:, self._tag_order]
+            for window, scores in zip(batch, self._run_batch([reading.inputs[window] for window in batch]), strict=True):
+                reading.take(window, scores)
 
-        batches = group_by_cost([padded_length(len(ids), self.runtime.multiple) for ids in inputs], self.batch_tokens)
-        return merged, _submit(pool, score, batches)
+        return reading.logits, _submit(pool, score, self.runtime.group(list(map(len, reading.inputs)), self.batch_tokens))
+
+    def _run(self, windows: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float32]]:
+        """The network's output for each window, batch after batch in this thread."""
+        batches = self.runtime.group(list(map(len, windows)), self.batch_tokens)
+        scores = {
+            window: of
+            for batch in batches
+            for window, of in zip(batch, self._run_batch([windows[window] for window in batch]), strict=True)
+        }
+        return [scores[window] for window in range(len(windows))]
+
+    def _run_batch(self, windows: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float32]]:
+        prepared = self.runtime.prepare(windows)
+        return self.runtime.finish(self.runtime.run(prepared), prepared)
 
 
 class _Running:
     """Texts whose scores are being computed."""
 
-    def __init__(self, texts: list[str], tokens: list[Tokens], logits: NDArray[np.float32], parts: list[Future[None]]):
+    def __init__(
+        self,
+        texts: list[str],
+        tokens: list[Tokens],
+        logits: NDArray[np.float32],
+        parts: list[Future[None]],
+        calibration: Calibration | None,
+    ):
         self._texts, self._tokens, self._logits, self._parts = texts, tokens, logits, parts
+        self._calibration = calibration
 
     def entities(self) -> list[list[Entity]]:
         """Wait for the scores, and decode them."""
         for part in self._parts:
             part.result()
-        return entities(self._texts, self._tokens, self._logits)
+        return entities(self._texts, self._tokens, self._logits, self._calibration)
 
 
 def _submit(pool: ThreadPoolExecutor, score: Callable[[list[int]], None], batches: list[list[int]]) -> list[Future[None]]:

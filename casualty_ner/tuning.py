@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,8 +28,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BUDGETS = (1024, 2048, 4096)
-DEFAULT_BUDGETS = {"torch": 4096, "native": 1024, "openvino": 1024, "onnx": 1024}
-"""Padded tokens a batch where nothing was measured. One core's batch stays in its cache; torch parts one among all cores."""
+GPU_BUDGETS = (8192, 16384, 32768)
+DEFAULT_BUDGETS = {"torch": 4096, "native": 1024, "openvino": 1024, "onnx": 1024, "cuda": 16384}
+"""Padded tokens a batch where nothing was measured. One core's batch stays in its cache; torch parts one among all cores; a GPU
+has so many units that a small batch leaves most of them idle."""
 _SECONDS_EACH = 0.25
 _WORTH_CHANGING = 1.1
 """What is not this much faster than the default is taken for noise: other programs may keep a core busy while it is measured."""
@@ -77,7 +78,7 @@ def calibrate(extractor: Extractor) -> Tuning:
     windows, budget = _windows(extractor), default_budget(extractor.runtime)
     engines = {one.workers: one for one in [extractor.runtime, *map(extractor.runtime.with_workers, _other_workers(extractor))]}
     best = _best(engines, windows, [(workers, budget) for workers in engines])
-    budgets = [best.batch_tokens, *(one for one in BUDGETS if one != best.batch_tokens)]
+    budgets = [best.batch_tokens, *(one for one in _budgets(extractor.runtime) if one != best.batch_tokens)]
     best = _best(engines, windows, [(best.workers, budget) for budget in budgets])
     extractor.runtime, extractor.batch_tokens = engines[best.workers], best.batch_tokens
     logger.info(
@@ -112,7 +113,7 @@ def _rate(runtime: Runtime, windows: list[np.ndarray], budget: int) -> float:
         runtime.finish(runtime.run(prepared), prepared)
         return sum(map(len, batch))
 
-    batches = list(_batches(windows, budget))
+    batches = _batches(runtime, windows, budget)
     until = 0.0
 
     def work(first: int) -> int:
@@ -123,18 +124,25 @@ def _rate(runtime: Runtime, windows: list[np.ndarray], budget: int) -> float:
         return done
 
     with ThreadPoolExecutor(runtime.workers) as pool:
-        list(pool.map(work, range(runtime.workers)))  # warm-up: one batch each
+        # Warm-up: one batch each, or every batch where each shape costs time when it is first met.
+        list(pool.map(run, batches) if _on_gpu(runtime) else pool.map(work, range(runtime.workers)))
         start = time.perf_counter()
         until = start + _SECONDS_EACH
         return sum(pool.map(work, range(runtime.workers))) / (time.perf_counter() - start)
 
 
-def _batches(windows: list[np.ndarray], budget: int) -> Iterator[list[np.ndarray]]:
-    from casualty_ner.batching import group_by_cost
+def _batches(runtime: Runtime, windows: list[np.ndarray], budget: int) -> list[list[np.ndarray]]:
+    groups = runtime.group(list(map(len, windows)), budget)
+    order = np.random.default_rng(0).permutation(len(groups))  # long and short ones, however few are run
+    return [[windows[index] for index in groups[number]] for number in order]
 
-    groups = group_by_cost([len(window) for window in windows], budget)
-    for number in np.random.default_rng(0).permutation(len(groups)):  # long and short ones, however few are run
-        yield [windows[index] for index in groups[number]]
+
+def _budgets(runtime: Runtime) -> tuple[int, ...]:
+    return GPU_BUDGETS if _on_gpu(runtime) else BUDGETS
+
+
+def _on_gpu(runtime: Runtime) -> bool:
+    return runtime.name.startswith("cuda")
 
 
 def _key(runtime: Runtime) -> str:

@@ -12,10 +12,10 @@ from casualty_ner.documents import Span
 Spans = list[list[Span]]
 
 
-def stock_pipeline(checkpoint: str, device: str, batch_size: int) -> Callable[[Sequence[str]], Spans]:
+def stock_pipeline(checkpoint: str, device: str, batch_size: int, dtype: str = "float32") -> Callable[[Sequence[str]], Spans]:
     """``transformers.pipeline`` as its documentation shows it. It reads 512 tokens of a text and drops the rest without a word."""
     tagger = pipeline(
-        "token-classification", model=checkpoint, aggregation_strategy="simple", device=device, batch_size=batch_size
+        "token-classification", model=checkpoint, aggregation_strategy="simple", device=device, batch_size=batch_size, dtype=dtype
     )
 
     def run(texts: Sequence[str]) -> Spans:
@@ -26,11 +26,11 @@ def stock_pipeline(checkpoint: str, device: str, batch_size: int) -> Callable[[S
 
 
 def sorted_loop(
-    checkpoint: str, device: str, size: int, overlap: int, batch_tokens: int = 4096
+    checkpoint: str, device: str, size: int, overlap: int, batch_tokens: int = 4096, dtype: str = "float32"
 ) -> Callable[[Sequence[str]], Spans]:
     """What a careful engineer writes: overlapping windows by the tokenizer, sorted by length, batched, argmax, grouped."""
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    model = AutoModelForTokenClassification.from_pretrained(checkpoint, dtype="float32").to(device).eval()
+    model = AutoModelForTokenClassification.from_pretrained(checkpoint, dtype=dtype).to(device).eval()
     names = model.config.id2label
 
     @torch.inference_mode()

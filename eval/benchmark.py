@@ -5,6 +5,10 @@
 runs the stock pipeline, a careful loop over the same model, and every runtime of this package over the same annotated
 articles; interleaved, so that what else the machine does falls on all of them alike. It writes ``benchmark.json``,
 ``benchmark.md`` and ``benchmark.png`` into DIR and prints the table.
+
+    python -m eval.benchmark --device cuda --random-weights --profile --out DIR
+
+does so on a GPU, with a row for each step from padded batches to what `Extractor` does there.
 """
 
 from __future__ import annotations
@@ -20,8 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +40,23 @@ from casualty_ner.documents import Article, Span
 from casualty_ner.errors import CheckpointError, OutputError
 from casualty_ner.export import write_export
 from casualty_ner.extractor import Extractor
-from casualty_ner.labels import TAGS
 from casualty_ner.machine import cores, cpu_name
-from casualty_ner.runtimes import EXPORTABLE, PRECISIONS, choose
+from casualty_ner.runtimes import EXPORTABLE, PRECISIONS, Runtime, choose
 from casualty_ner.scoring import micro, strict_counts
+from casualty_ner.windows import Windower
 from eval.limits import MatmulLimit, linear_shapes, operations
+from eval.stages import host_rate, network_rate
+from eval.untrained import ENCODER, random_checkpoint
 
 SCHEMA_VERSION = 1
 STOCK = tuple(f"pipeline, batch {size}" for size in (1, 8, 32))
+STOCK_GPU = tuple(f"pipeline{dtype}, batch {size}" for dtype in ("", " float16") for size in (8, 32, 128))
 LOOP = "sorted loop"
+LOOP_GPU = "sorted loop float16"
+STEPS = ("padded-float16", "packed-float16", "recorded-float16", "fused-float16")
+"""Our runtime on a GPU, built up: padded batches, packed ones, their kernels recorded, what lies between the matrix products
+fused; all in one process. `Extractor` adds processes that tokenise and decode."""
 REFERENCE = "torch-float32"
-_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 _LEAST_SECONDS = 3.0
 """A system that is through with the articles sooner runs over them several times."""
 _SHORT_CHARS = 300
@@ -61,7 +70,9 @@ System = Callable[[Sequence[str]], Spans]
 def system_names(device: str) -> list[str]:
     """Every way that is measured on a device, the baselines first."""
     ours = [f"{runtime}-{precision}" for runtime, precisions in PRECISIONS.items() for precision in precisions]
-    return [*STOCK, LOOP, *(name for name in ours if device == "cpu" or name.startswith("torch"))]
+    if device == "cpu":
+        return [*STOCK, LOOP, *(name for name in ours if "-float16" not in name)]
+    return [*STOCK_GPU, LOOP, LOOP_GPU, REFERENCE, *STEPS, "torch-bfloat16", "torch-float16"]
 
 
 def load_system(name: str, checkpoint: str, exports: Path, device: str) -> tuple[System, Extractor | None]:
@@ -70,17 +81,50 @@ def load_system(name: str, checkpoint: str, exports: Path, device: str) -> tuple
     Raises:
         CheckpointError: It is not installed, or this machine cannot run it.
     """
-    if name in STOCK or name == LOOP:
+    if _is_stock(name) or name in (LOOP, LOOP_GPU):
         from eval.baselines import sorted_loop, stock_pipeline
 
-        if name == LOOP:
-            window = load_description(checkpoint).window
-            return sorted_loop(checkpoint, device, window.size, window.overlap), None
-        return stock_pipeline(checkpoint, device, int(name.split()[-1])), None
+        if _is_stock(name):
+            return stock_pipeline(checkpoint, device, int(name.split()[-1]), _dtype(name)), None
+        window = load_description(checkpoint).window
+        batch_tokens = 4096 if device == "cpu" else 16384
+        return sorted_loop(checkpoint, device, window.size, window.overlap, batch_tokens, _dtype(name)), None
+    if name in STEPS:
+        extractor = _step(name, load_checkpoint(checkpoint), device)
+        return _spans_of(extractor), extractor
     runtime, precision = name.split("-")
     source = exports / name if runtime in EXPORTABLE else checkpoint
     extractor = Extractor.from_pretrained(source, device=device, runtime=runtime, precision=precision)
-    return lambda texts: [[one.span for one in found] for found in extractor.extract(list(texts))], extractor
+    return _spans_of(extractor), extractor
+
+
+def _is_stock(name: str) -> bool:
+    return name.startswith("pipeline")
+
+
+def _spans_of(extractor: Extractor) -> System:
+    return lambda texts: [[one.span for one in found] for found in extractor.extract(list(texts))]
+
+
+def _step(name: str, checkpoint: Checkpoint, device: str) -> Extractor:
+    import torch
+
+    from casualty_ner.runtimes.cuda import CudaRuntime
+    from casualty_ner.runtimes.packed import PackedNetwork, missing
+    from casualty_ner.runtimes.torch import TorchRuntime, choose_device
+    from casualty_ner.tuning import DEFAULT_BUDGETS
+
+    chosen = choose_device(device)
+    model = checkpoint.model.to(chosen, torch.float16)
+    runtime: Runtime
+    if name == STEPS[0]:
+        runtime = TorchRuntime(model, chosen, checkpoint.pad_id)
+    elif reason := missing(model.config, chosen):
+        raise CheckpointError(f"{name}: {reason}")
+    else:
+        runtime = CudaRuntime(PackedNetwork(model), chosen, record=name in STEPS[2:], fuse=name in STEPS[3:])
+    windower = Windower(checkpoint.tokenizer, checkpoint.window.size, checkpoint.window.overlap)
+    return Extractor(windower, runtime, checkpoint.tag_order, DEFAULT_BUDGETS["cuda"])
 
 
 class Measured:
@@ -88,10 +132,11 @@ class Measured:
 
     def __init__(self, name: str, system: System, extractor: Extractor | None, texts: Sequence[str]):
         self.name, self.system, self.extractor = name, system, extractor
-        start = time.perf_counter()
         self.spans = system(texts)  # warm-up, and what it finds
+        start = time.perf_counter()
+        system(texts)
         self._texts = list(texts) * max(1, math.ceil(_LEAST_SECONDS / (time.perf_counter() - start)))
-        if len(self._texts) > len(texts):
+        if len(self._texts) > len(texts) or (extractor is not None and extractor.processes):
             system(self._texts)  # warm-up goes on: what a long stream does once, it does now
         self.seconds: list[float] = []
         self.latencies: list[float] = []
@@ -159,7 +204,12 @@ def probe(name: str, checkpoint: str, exports: Path, device: str, texts: Sequenc
     system([texts[0][:_SHORT_CHARS]])
     ready = time.time() - psutil.Process().create_time()
     system(texts[:_PROBE_TEXTS])
-    return {"cold_start_seconds": ready, "peak_memory_mb": _peak_memory_mb()}
+    facts = {"cold_start_seconds": ready, "peak_memory_mb": _peak_memory_mb()}
+    if device != "cpu":
+        import torch
+
+        facts["peak_gpu_memory_mb"] = torch.cuda.max_memory_reserved() / 2**20
+    return facts
 
 
 def _peak_memory_mb() -> float:
@@ -199,8 +249,9 @@ def benchmark(
         }
     per_token = operations(loaded.model, window)
     limit_rates = {dtype: float(np.median(rates)) for dtype, rates in reached.items()}
-    reference = next(one.spans for one in systems if one.name == REFERENCE)
+    reference = next(one.spans for one in systems if one.name == REFERENCE) if device == "cpu" else _spans_of(reader)(texts)
     rows = []
+    hosts: dict[int, float] = {}
     for one in systems:
         rates = [tokens / len(texts) / seconds for seconds in one.seconds]
         row: dict[str, Any] = {
@@ -219,8 +270,18 @@ def benchmark(
             row["workers"], row["batch_tokens"] = one.extractor.runtime.workers, one.extractor.batch_tokens
             if with_profile:
                 row["profile"] = profile(one.extractor, texts)
+                network = network_rate(one.extractor, texts) * tokens / len(texts)
+                processes = one.extractor.processes
+                if processes not in hosts:
+                    hosts[processes] = host_rate(one.extractor, texts) * tokens / len(texts)
+                row["alone"] = {
+                    "network": network,
+                    "network_limit_share": network * per_token / limit_rates[_dtype(one.name)],
+                    "host": hosts[processes],
+                    "processes": processes,
+                }
         rows.append(row)
-    best_stock = max(row["tokens_per_second"]["median"] for row in rows if row["name"] in STOCK)
+    best_stock = max(row["tokens_per_second"]["median"] for row in rows if _is_stock(row["name"]))
     for row in rows:
         row["times_stock"] = row["tokens_per_second"]["median"] / best_stock
     return {
@@ -243,7 +304,7 @@ def _load_all(
     systems, skipped = [], {}
     for name in tqdm(system_names(device), desc="loading", disable=None):
         try:
-            if name not in STOCK and name != LOOP:
+            if name.split("-")[0] in PRECISIONS:
                 runtime, precision = choose(name.split("-")[0], name.split("-")[1], on_cpu=device == "cpu")
                 if runtime in EXPORTABLE:
                     (exports / name).mkdir()
@@ -265,7 +326,7 @@ def _probe_apart(name: str, checkpoint: str, exports: Path, device: str, data: P
 
 
 def _dtype(name: str) -> str:
-    return name.split("-")[1] if "-" in name else "float32"
+    return next((dtype for dtype in ("bfloat16", "float16", "int8") if dtype in name), "float32")
 
 
 def _percentile(seconds: Sequence[float], percent: int) -> float:
@@ -310,7 +371,7 @@ def machine(device: str) -> dict[str, Any]:
     if device != "cpu":
         import torch
 
-        facts["gpu"] = torch.cuda.get_device_name(device)
+        facts["gpu"], facts["cuda"] = torch.cuda.get_device_name(device), torch.version.cuda
     return facts
 
 
@@ -319,15 +380,17 @@ def to_markdown(report: dict[str, Any]) -> str:
     facts, data, limits = report["machine"], report["data"], report["limits"]
     versions = ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
     with_f1 = "f1" in report["systems"][0]
+    on_gpu = "gpu" in facts
     lines = [
-        f"{facts.get('gpu') or facts['cpu']}, {facts['cores']} cores, {facts['memory_gb']} GB; {versions}; load average "
+        f"{facts['gpu'] + ', CUDA ' + facts['cuda'] + '; ' if on_gpu else ''}{facts['cpu']}, {facts['cores']} cores, {facts['memory_gb']} GB; {versions}; load average "
         f"{report['load_average']['before']:.1f} before, {report['load_average']['after']:.1f} after.",
         f"{data['articles']:,} articles, {data['tokens']:,} tokens ({data['file']}); {report['repeats']} interleaved repeats after "
         "warm-up: median, lowest and highest. Text in, entities out.",
         "",
         "| system | tokens/s | low–high | × stock | articles/s | of matmul limit | p50 ms | p99 ms | cold start s | peak MB | padding | same entities |"
-        + (" F1 |" if with_f1 else ""),
-        "| --- |" + " --: |" * (12 if with_f1 else 11),
+        + (" F1 |" if with_f1 else "")
+        + (" peak GPU MB |" if on_gpu else ""),
+        "| --- |" + " --: |" * (11 + with_f1 + on_gpu),
     ]
     for row in report["systems"]:
         rate, latency = row["tokens_per_second"], row["latency_ms"]
@@ -337,6 +400,7 @@ def to_markdown(report: dict[str, Any]) -> str:
             f"| {row['articles_per_second']:.1f} | {row['limit_share']:.0%} | {latency['p50']:.1f} | {latency['p99']:.1f} "
             f"| {row['cold_start_seconds']:.1f} | {row['peak_memory_mb']:,.0f} | {share} | {row['agreement']:.2%} |"
             + (f" {row['f1']:.4f} |" if with_f1 else "")
+            + (f" {row['peak_gpu_memory_mb']:,.0f} |" if on_gpu else "")
         )
     lines.append("")
     for dtype, limit in limits.items():
@@ -353,6 +417,17 @@ def to_markdown(report: dict[str, Any]) -> str:
         ]
         for row in profiled:
             lines.append(f"| {row['name']} | " + " | ".join(f"{seconds:.3f}" for seconds in row["profile"].values()) + " |")
+        lines += [
+            "",
+            "| tokens/s alone | network | of matmul limit | host, tokenising and decoding | processes |",
+            "| --- | --: | --: | --: | --: |",
+        ]
+        for row in profiled:
+            alone = row["alone"]
+            lines.append(
+                f"| {row['name']} | {alone['network']:,.0f} | {alone['network_limit_share']:.0%} | {alone['host']:,.0f} "
+                f"| {alone['processes'] or 'none'} |"
+            )
     return "\n".join(lines) + "\n"
 
 
@@ -368,31 +443,13 @@ def plot(report: dict[str, Any], path: Path) -> None:
     medians = np.array([rate["median"] for rate in rates])
     errors = [medians - [rate["low"] for rate in rates], [rate["high"] for rate in rates] - medians]
     figure, axes = plt.subplots(figsize=(8, 0.4 * len(rows) + 1.2), layout="constrained")
-    colours = ["tab:grey" if row["name"] in (*STOCK, LOOP) else "tab:blue" for row in rows]
+    colours = ["tab:blue" if "-" in row["name"] else "tab:grey" for row in rows]
     axes.barh([row["name"] for row in rows], medians, xerr=errors, color=colours, capsize=3)
     axes.set_xlabel("tokens a second, text in to entities out")
     axes.set_title(f"{report['machine'].get('gpu') or report['machine']['cpu']}, {report['machine']['cores']} cores", fontsize=9)
     axes.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=120)
     plt.close(figure)
-
-
-@contextmanager
-def random_checkpoint(encoder: str) -> Iterator[str]:
-    """A checkpoint of the encoder's architecture and tokenizer with random weights, for a machine that has no trained one."""
-    import torch
-    from transformers import AutoConfig, AutoModelForTokenClassification, AutoTokenizer
-
-    from casualty_ner.encoders import resolve
-
-    location = resolve(encoder).location
-    torch.manual_seed(0)
-    labels = {"id2label": dict(enumerate(TAGS)), "label2id": {tag: index for index, tag in enumerate(TAGS)}}
-    model = AutoModelForTokenClassification.from_config(AutoConfig.from_pretrained(location, **labels))
-    with tempfile.TemporaryDirectory(prefix="casualty-ner-random-") as folder:
-        model.save_pretrained(folder)
-        AutoTokenizer.from_pretrained(location).save_pretrained(folder)
-        yield folder
 
 
 def write_report(out: Path, report: dict[str, Any]) -> None:
@@ -415,9 +472,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="eval.benchmark", description="Measure every way from text to entities on this machine."
     )
-    parser.add_argument(
-        "--checkpoint", default=_ENCODER, help="a folder that training wrote, or with --random-weights an encoder"
-    )
+    parser.add_argument("--checkpoint", default=ENCODER, help="a folder that training wrote, or with --random-weights an encoder")
     parser.add_argument("--random-weights", action="store_true", help="measure the architecture of --checkpoint, untrained")
     parser.add_argument("--device", default="cpu", help="where to run (default: %(default)s)")
     parser.add_argument("--data", default="data/annotations", help="a corpus folder or a JSONL file (default: %(default)s)")
@@ -449,7 +504,7 @@ def _run(options: argparse.Namespace) -> int:
         )
         return 0
     if options.random_weights:
-        with random_checkpoint(options.checkpoint) as checkpoint:
+        with random_checkpoint(options.checkpoint, articles) as checkpoint:
             report = _measure(options, checkpoint, articles, data)
     else:
         report = _measure(options, options.checkpoint, articles, data)

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
-_ROWS = (256, 1024, 4096)
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.int8}
+_ROWS = {"cpu": (256, 1024, 4096), "cuda": (4096, 16384, 65536)}
 
 
 def linear_shapes(model: PreTrainedModel) -> list[tuple[int, int]]:
@@ -32,7 +32,7 @@ class MatmulLimit:
 
     Args:
         shapes: As `linear_shapes` gives them.
-        dtype: ``float32``, ``bfloat16`` or ``int8``.
+        dtype: ``float32``, ``bfloat16``, ``float16`` or ``int8``.
         device: Where.
     """
 
@@ -47,7 +47,7 @@ class MatmulLimit:
         total = torch.get_num_threads()
         copies = sorted({1, total}) if self._device.type == "cpu" else [1]
         try:
-            return max(self._rate(rows, count, total // count, seconds) for rows in _ROWS for count in copies)
+            return max(self._rate(rows, count, total // count, seconds) for rows in _ROWS[self._device.type] for count in copies)
         finally:
             torch.set_num_threads(total)
 

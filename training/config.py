@@ -59,6 +59,7 @@ class TrainingConfig(_Section):
     batch_tokens: Count
     gradient_accumulation: Count
     precision: Literal["auto", "bf16", "fp32"]
+    compile: bool
     device: Literal["auto", "cpu"]
 
 

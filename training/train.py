@@ -44,15 +44,17 @@ from casualty_ner.checkpoint import WindowSize, load_checkpoint, max_positions, 
 from casualty_ner.cli import run_command
 from casualty_ner.dataset import load_articles, split_files
 from casualty_ner.documents import Article
-from casualty_ner.encoders import Source, resolve
+from casualty_ner.encoders import Source, lift_limits, resolve
 from casualty_ner.errors import CasualtyNerError, CheckpointError, ConfigError, RecordError, first_line
 from casualty_ner.extractor import Extractor
 from casualty_ner.labels import TAG_IDS, TAGS
 from casualty_ner.records import dump_line
+from casualty_ner.runtimes.packed import compile_layers
 from casualty_ner.runtimes.torch import TorchRuntime
 from casualty_ner.scoring import macro_f1, micro, strict_counts
 from casualty_ner.windows import IGNORED, Windower, align
 from eval.evaluate import evaluate
+from eval.limits import MatmulLimit, linear_shapes, operations
 from eval.markdown import summary
 from eval.predictions import System, predict
 from training.batches import LENGTH_STEP, TokenBudgetSampler
@@ -119,7 +121,12 @@ def train(config: Config, resume: bool = False) -> Path | None:
     last = run.last_checkpoint()
     if last is not None:
         logger.info("resuming from %s", last.name)
-    trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    if config.training.compile:
+        compile_layers(model)
+    try:
+        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    except torch._dynamo.exc.TorchDynamoException as error:
+        raise ConfigError(f"training.compile: torch.compile cannot be used here ({first_line(error)}); set it to false") from None
     if not state.is_main_process:
         return None
     speed = sampler.tokens / len(sampler) * trainer.clock.steps / max(trainer.clock.seconds, 1e-9) / state.num_processes
@@ -134,6 +141,17 @@ def train(config: Config, resume: bool = False) -> Path | None:
             "best_epoch": _best_epoch(trainer.state.log_history),
         },
     }
+    if model.device.type == "cuda":
+        dtype = "bfloat16" if arguments.bf16 else "float32"
+        share = limit_share(model, speed, sampler.tokens / len(lengths), dtype)
+        facts["training"]["matmul_limit_share"] = share
+        logger.info(
+            "%.0f tokens/s in training steps, %.0f %% of what %s reaches in bare matrix products of these shapes in %s",
+            speed,
+            100 * share,
+            torch.cuda.get_device_name(model.device),
+            dtype,
+        )
     _finish(config, run, trainer, corpus, facts)
     final = run.complete()
     logger.info(
@@ -196,11 +214,7 @@ def _load_encoder(config: Config, source: Source) -> tuple[PreTrainedModel, PreT
     limit = max_positions(settings)
     if limit is not None and config.window.size > limit:
         raise ConfigError(f"window.size: {config.window.size} is more than the {limit} positions of {config.encoder.name}")
-    # The tokenizer is saved with the model: let stock code truncate where the model ends, not where the encoder's authors stopped.
-    tokenizer.backend_tokenizer.no_truncation()
-    tokenizer.backend_tokenizer.no_padding()
-    if limit is not None:
-        tokenizer.model_max_length = limit
+    lift_limits(tokenizer, limit)
     return model, tokenizer
 
 
@@ -285,6 +299,19 @@ def _use_bf16(precision: str, on_cpu: bool) -> bool:
     if precision == "auto":
         return torch.ops.mkldnn._is_mkldnn_bf16_supported() if on_cpu else torch.cuda.is_bf16_supported()
     return precision == "bf16"
+
+
+def limit_share(model: PreTrainedModel, tokens_per_second: float, window: float, dtype: str) -> float:
+    """The share of its device's matrix-multiply limit that a training reached; backward costs twice what forward does.
+
+    Args:
+        model: On the device.
+        tokens_per_second: Of this process.
+        window: The mean length of a window in tokens.
+        dtype: What it computed in.
+    """
+    limit = MatmulLimit(linear_shapes(model), dtype, str(model.device)).measure()
+    return 3 * operations(model, window) * tokens_per_second / limit
 
 
 def _best_epoch(history: Sequence[Mapping[str, float]]) -> float | None:

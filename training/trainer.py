@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -71,6 +72,8 @@ class StepClock(TrainerCallback):
         self._started = time.perf_counter()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if args.device.type == "cuda":
+            torch.cuda.synchronize(args.device)  # a step is over when the GPU is through with it
         self.seconds += time.perf_counter() - self._started
         self.steps += 1
 

@@ -4,13 +4,15 @@
 runtime   precisions                  needs
 ========  ==========================  =====================================================================
 native    bfloat16                    a CPU with AMX, Linux and a C++ compiler; BERT encoders; the fastest where it runs
-torch     float32, bfloat16           nothing more; the only one that runs on a GPU
+torch     float32, bfloat16, float16  nothing more; the only one that runs on a GPU, and float16 only there
 openvino  float32, bfloat16, int8     ``pip install 'casualty-ner[openvino]'``; fast on any x86 CPU
 onnx      float32, int8               ``pip install 'casualty-ner[onnx]'``
 ========  ==========================  =====================================================================
 
 ``auto`` takes native on a CPU where machine and model allow it, else OpenVINO where it is installed, else torch; and of the
-precisions bfloat16 where the processor has units for it, else float32. int8 changes the model more than rounding does, so it is only ever run from an export, whose
+precisions float16 on a GPU, bfloat16 where the processor has units for it, else float32. float16 rounds an eighth as much as
+bfloat16 at the same speed, so that what is found on a GPU is what float32 finds; a network whose numbers are too large for it is an
+error that says so. int8 changes the model more than rounding does, so it is only ever run from an export, whose
 F1 was measured (`casualty_ner.export`).
 """
 
@@ -27,12 +29,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from casualty_ner.batching import Batch
-
 AUTO = "auto"
 PRECISIONS = {
     "native": ("bfloat16",),
-    "torch": ("float32", "bfloat16"),
+    "torch": ("float32", "bfloat16", "float16"),
     "openvino": ("float32", "bfloat16", "int8"),
     "onnx": ("float32", "int8"),
 }
@@ -55,18 +55,20 @@ class Runtime(Protocol):
     """What it runs on: the processor and its cores, or the GPU."""
     workers: int
     """How many batches run at the same time best, each in a thread of its own."""
-    multiple: int
-    """`prepare` pads to a multiple of this many tokens."""
 
-    def prepare(self, windows: Sequence[NDArray[np.int64]]) -> Batch:
-        """Pad windows of token ids (special tokens included) to one batch."""
+    def group(self, lengths: Sequence[int], budget: int) -> list[list[int]]:
+        """Part windows of these lengths into batches of at most `budget` tokens, padding included: lists of indices."""
         ...
 
-    def run(self, batch: Batch) -> Any:
+    def prepare(self, windows: Sequence[NDArray[np.int64]]) -> Any:
+        """Make windows of token ids (special tokens included) one batch: `casualty_ner.batching.Batch` or `casualty_ner.packing.Packed`."""
+        ...
+
+    def run(self, batch: Any) -> Any:
         """Run the network; what it returns is the engine's own."""
         ...
 
-    def finish(self, output: Any, batch: Batch) -> list[NDArray[np.float32]]:
+    def finish(self, output: Any, batch: Any) -> list[NDArray[np.float32]]:
         """The logits of each window in the model's class order, shape ``[length, classes]``."""
         ...
 
@@ -91,7 +93,7 @@ def choose(runtime: str, precision: str, on_cpu: bool) -> tuple[str, str]:
         raise CheckpointError(f"no runtime {runtime!r}; choose one of auto, {', '.join(PRECISIONS)}")
     if precision == AUTO:
         has_units = on_cpu and has_bfloat16() and "bfloat16" in PRECISIONS[runtime]
-        precision = "bfloat16" if has_units else "float32"
+        precision = "bfloat16" if has_units else "float32" if on_cpu else "float16"
     if precision not in PRECISIONS[runtime]:
         raise CheckpointError(
             f"runtime {runtime!r} has no precision {precision!r}; choose one of auto, {', '.join(PRECISIONS[runtime])}"
@@ -99,6 +101,8 @@ def choose(runtime: str, precision: str, on_cpu: bool) -> tuple[str, str]:
     if not on_cpu and runtime != "torch":
         raise CheckpointError(f"runtime {runtime!r} runs on the CPU only; use device='cpu', or runtime='torch' for the GPU")
     require(runtime)
+    if on_cpu and precision == "float16":
+        raise CheckpointError("float16 is for GPUs, a processor computes slowly in it; use precision='auto'")
     if on_cpu and precision == "bfloat16" and not has_bfloat16():
         raise CheckpointError(
             "this processor has no units for bfloat16 (AMX or AVX-512 BF16), it would be slower than float32; use precision='float32'"

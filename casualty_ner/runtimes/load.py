@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from casualty_ner.checkpoint import architecture, load_weights
 from casualty_ner.encoders import sha256
-from casualty_ner.errors import CheckpointError, UnsupportedError
+from casualty_ner.errors import CheckpointError, UnsupportedError, first_line
 from casualty_ner.runtimes import AUTO, PRECISIONS, Runtime, choose
 
 if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
     from casualty_ner.checkpoint import Description
 
 logger = logging.getLogger(__name__)
@@ -57,7 +60,28 @@ def load_runtime(description: Description, device: str, runtime: str, precision:
         return onnx.OnnxRuntime(onnx.convert(checkpoint), precision, description.pad_id, architecture(description.config))
     import torch
 
-    return TorchRuntime(checkpoint.model.to(getattr(torch, precision)), chosen, description.pad_id)
+    model = checkpoint.model.to(chosen, getattr(torch, precision))
+    if chosen.type == "cuda" and precision != "float32":
+        return _on_cuda(model, chosen, description)
+    return TorchRuntime(model, chosen, description.pad_id)
+
+
+def _on_cuda(model: PreTrainedModel, device: torch.device, description: Description) -> Runtime:
+    """The fastest that this GPU, these libraries and this architecture allow."""
+    from casualty_ner.runtimes import packed
+    from casualty_ner.runtimes.cuda import CudaRuntime
+    from casualty_ner.runtimes.torch import TorchRuntime
+
+    reason = packed.missing(model.config, device)
+    if reason is None:
+        network = packed.PackedNetwork(model)
+        try:
+            return CudaRuntime(network, device)
+        except RuntimeError as error:
+            reason = f"windows cannot be packed here ({first_line(error)})"
+            network.release()
+    logger.warning("%s: %s; running padded batches, which is slower", description.location, reason)
+    return TorchRuntime(model, device, description.pad_id)
 
 
 def _native_runs(description: Description) -> bool:

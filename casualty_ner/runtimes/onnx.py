@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from casualty_ner.batching import Batch, pad, unpad
+from casualty_ner.batching import Batch, group_padded, pad, unpad
 from casualty_ner.errors import CheckpointError, last_line
 from casualty_ner.machine import cores, cpu_and_cores
 
@@ -65,6 +65,9 @@ class OnnxRuntime:
                 f"ONNX Runtime {version()} cannot read the model: {last_line(error)}; export the checkpoint again"
             ) from None
         self.run(self.prepare([np.full(16, pad_id, dtype=np.int64)]))  # what is prepared at the first run, now
+
+    def group(self, lengths: Sequence[int], budget: int) -> list[list[int]]:
+        return group_padded(lengths, budget, self.multiple)
 
     def prepare(self, windows: Sequence[NDArray[np.int64]]) -> Batch:
         return pad(windows, self.pad_id)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from casualty_ner.batching import Batch, pad, unpad
+from casualty_ner.batching import Batch, group_padded, pad, unpad
 from casualty_ner.errors import CheckpointError, last_line
 from casualty_ner.machine import cores, cpu_and_cores
 
@@ -95,6 +95,9 @@ class OpenVinoRuntime:
         for _ in range(self.workers):
             self._requests.put(compiled.create_infer_request())
         self.run(self.prepare([np.full(self.multiple, pad_id, dtype=np.int64)]))  # what is prepared at the first run, now
+
+    def group(self, lengths: Sequence[int], budget: int) -> list[list[int]]:
+        return group_padded(lengths, budget, self.multiple)
 
     def prepare(self, windows: Sequence[NDArray[np.int64]]) -> Batch:
         return pad(windows, self.pad_id, self.multiple)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from casualty_ner.batching import Batch, pad, unpad
+from casualty_ner.batching import Batch, group_padded, pad, unpad
 from casualty_ner.checkpoint import architecture
 from casualty_ner.errors import CheckpointError
 from casualty_ner.machine import cpu_and_cores
@@ -44,16 +44,19 @@ class TorchRuntime:
     """
 
     workers = 1
-    multiple = 1
 
     def __init__(self, model: PreTrainedModel, device: torch.device, pad_id: int):
         self.model, self.device, self.pad_id = model.to(device), device, pad_id
+        self.multiple = 8 if device.type == "cuda" else 1  # what a GPU's matrix units like
         self.architecture = architecture(model.config)
         self.machine = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_and_cores()
         self.name = f"torch-{str(model.dtype).removeprefix('torch.')}"
 
+    def group(self, lengths: Sequence[int], budget: int) -> list[list[int]]:
+        return group_padded(lengths, budget, self.multiple)
+
     def prepare(self, windows: Sequence[NDArray[np.int64]]) -> Batch:
-        return pad(windows, self.pad_id)
+        return pad(windows, self.pad_id, self.multiple)
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> torch.Tensor:

@@ -10,24 +10,66 @@ from transformers import AutoModelForTokenClassification
 
 from casualty_ner import Extractor
 from casualty_ner.dataset import load_articles
-from eval import benchmark
+from casualty_ner.errors import CheckpointError
+from casualty_ner.runtimes import packed
+from eval import benchmark, stages, untrained
 from eval.baselines import sorted_loop, stock_pipeline
 from eval.limits import MatmulLimit, linear_shapes, operations
+from eval.untrained import random_checkpoint
+from tests.library.fakes import FakeCuda
 from tests.tiny import texts
 
 
-def test_the_command_measures_a_model_without_training(
-    tiny: Callable[[str], Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    some = ["pipeline, batch 1", "sorted loop", "torch-float32", "openvino-float32"]
-    monkeypatch.setattr(benchmark, "system_names", lambda device: [*some, "onnx-bfloat16"])
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark, "_LEAST_SECONDS", 0.05)
-    arguments = ["--random-weights", "--checkpoint", str(tiny("bert")), "--data", str(corpus), "--repeats", "2", "--profile"]
+    monkeypatch.setattr(stages, "_SECONDS", 0.05)
+
+
+def test_the_command_measures_a_model_without_training(
+    tiny: Callable[[str], Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = ["pipeline, batch 1", "sorted loop", "torch-float32"]
+    monkeypatch.setattr(benchmark, "system_names", lambda device: some)
+    arguments = ["--random-weights", "--checkpoint", str(tiny("bert")), "--data", str(corpus), "--repeats", "1", "--profile"]
     with pytest.raises(SystemExit):
         benchmark.main(arguments)
-    # The tiny encoder has fewer positions than the default window, which the message says; a window of its own is for trained ones.
-    assert benchmark.main([*arguments, "--out", str(tmp_path / "none")]) == 2
-    assert "a window of 256 tokens is longer than the 128 positions" in capsys.readouterr().err
+    assert benchmark.main([*arguments, "--out", str(tmp_path)]) == 0
+    report = json.loads((tmp_path / "benchmark.json").read_text())
+    assert [row["name"] for row in report["systems"]] == some
+    assert all("f1" not in row for row in report["systems"])  # of nonsense there is none
+
+
+def test_the_rows_of_a_gpu(checkpoint: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same code as on a GPU, but for CUDA's own, which `FakeCuda` stands for, and the compiler."""
+    names = benchmark.system_names("cuda")
+    FakeCuda(monkeypatch)
+    monkeypatch.setattr(packed, "missing", lambda config, device: None)
+    monkeypatch.setattr(packed.PackedNetwork, "compile", lambda network: None)
+    monkeypatch.setattr(benchmark, "system_names", lambda device: names)
+    cold = {"cold_start_seconds": 1.0, "peak_memory_mb": 2.0, "peak_gpu_memory_mb": 3.0}
+    monkeypatch.setattr(benchmark, "_probe_apart", lambda *_: cold)
+    facts = benchmark.machine("cpu")
+    monkeypatch.setattr(benchmark, "machine", lambda device: {**facts, "gpu": "Fake H100", "cuda": "13.0"})
+    out = tmp_path / "report"
+    arguments = ["--checkpoint", str(checkpoint), "--data", str(corpus), "--repeats", "1", "--profile", "--out", str(out)]
+    assert benchmark.main(arguments) == 0
+    report = json.loads((out / "benchmark.json").read_text())
+    rows = {row["name"]: row for row in report["systems"]}
+    assert set(rows) | {"torch-bfloat16", "torch-float16"} == set(names)  # these two are loaded as for a real GPU
+    assert all(rows[step]["agreement"] > 0.99 for step in benchmark.STEPS)
+    assert rows["packed-float16"]["padding"] < 0.5
+    stock = [row["times_stock"] for name, row in rows.items() if name.startswith("pipeline")]
+    assert len(stock) == 6
+    assert max(stock) == 1
+    alone = rows["recorded-float16"]["alone"]
+    assert alone["network"] > 0
+    assert alone["host"] > 0
+    markdown = (out / "benchmark.md").read_text()
+    assert markdown.startswith("Fake H100, CUDA 13.0; ")
+    assert "| fused-float16 |" in markdown
+    widths = [line.count("|") for line in markdown.splitlines() if line.startswith("|")]
+    assert set(widths) == {widths[0], 6}  # every row is as wide as its header
 
 
 def test_the_report_of_a_trained_checkpoint(
@@ -35,7 +77,6 @@ def test_the_report_of_a_trained_checkpoint(
 ) -> None:
     some = ["pipeline, batch 1", "sorted loop", "torch-float32", "openvino-float32"]
     monkeypatch.setattr(benchmark, "system_names", lambda device: [*some, "onnx-bfloat16"])
-    monkeypatch.setattr(benchmark, "_LEAST_SECONDS", 0.05)
     out = tmp_path / "report"
     arguments = ["--checkpoint", str(checkpoint), "--data", str(corpus), "--repeats", "2", "--profile", "--out", str(out)]
     assert benchmark.main(arguments) == 0
@@ -67,10 +108,46 @@ def test_the_report_of_a_trained_checkpoint(
     assert report["data"]["tokens"] == tokens
 
 
-def test_random_weights_make_a_checkpoint_that_everything_loads(tiny: Callable[[str], Path]) -> None:
-    with benchmark.random_checkpoint(str(tiny("bert"))) as folder:
+def test_random_weights_find_about_as_much_as_is_annotated(tiny: Callable[[str], Path], corpus: Path) -> None:
+    articles = load_articles(corpus / "train.jsonl")
+    with random_checkpoint(str(tiny("bert")), articles) as folder:
         assert AutoModelForTokenClassification.from_pretrained(folder).config.num_labels == 9
         assert len(stock_pipeline(folder, "cpu", 2)(["Ten died.", "Four were hurt."])) == 2
+        extractor = Extractor.from_pretrained(folder, device="cpu", runtime="torch", precision="float32")
+        assert (extractor.windower.size, extractor.windower.overlap) == (128, 32)
+        found = extractor.extract([article.text for article in articles])
+    assert 0.8 < sum(map(len, found)) / sum(len(article.spans) for article in articles) < 1.2
+
+
+def test_random_weights_need_nothing_that_is_not_there(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def nowhere(name: str) -> None:
+        raise CheckpointError(f"{name}: no such folder, and the hub did not give a model of that name")
+
+    monkeypatch.setattr(untrained, "resolve", nowhere)
+    articles = load_articles(corpus / "train.jsonl")
+    with random_checkpoint(untrained.ENCODER, articles) as folder:
+        extractor = Extractor.from_pretrained(folder, device="cpu", runtime="torch", precision="float32")
+        assert extractor.runtime.architecture == "bert 6x384"
+        assert extractor.windower.size == 512
+        found = extractor.extract([article.text for article in articles])
+        assert sum(map(len, found)) > len(articles)
+    assert "a tokenizer is learnt from the articles" in caplog.text
+    with pytest.raises(CheckpointError, match="no such folder"), random_checkpoint("some/other", articles):
+        pass
+
+
+def test_the_host_alone_finds_the_same(checkpoint: Path, corpus: Path) -> None:
+    extractor = Extractor.from_pretrained(checkpoint, device="cpu", runtime="torch")
+    some = [article.text for article in load_articles(corpus / "test.jsonl")]
+    remembered = stages.Remembered(extractor.runtime)
+    remembered.learn(stages._windows(extractor, extractor.windower.tokenize(some)), 4096)
+    alone = Extractor(extractor.windower, remembered, extractor.tag_order)
+    expected = extractor.extract(some)
+    assert [[one.span for one in of] for of in alone.extract(some)] == [[one.span for one in of] for of in expected]
+    assert stages.host_rate(extractor, some) > 0
+    assert stages.network_rate(extractor, some) > 0
 
 
 def test_the_loop_by_hand_reads_all_of_a_long_text(checkpoint: Path) -> None:
@@ -89,7 +166,7 @@ def test_operations_are_those_of_the_linear_layers_and_of_attention(checkpoint: 
     assert operations(model, 50) == linear + 4 * 2 * 32 * 50
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int8"])
 def test_a_limit_is_measured_and_leaves_the_threads_as_they_were(dtype: str) -> None:
     before = torch.get_num_threads()
     assert MatmulLimit([(64, 128), (128, 64), (64, 9)], dtype, "cpu").measure(0.01) > 0

@@ -24,32 +24,34 @@ def pairs(label: str, scores: list[float], right: list[bool], missed: int = 0) -
         yield [Span(0, 4, label)], []
 
 
+def calibrated(calibration: Calibration, label: str, *scores: float) -> list[float]:
+    return calibration.apply(np.array(scores), np.full(len(scores), LABELS.index(label)))[0].tolist()
+
+
 def test_overconfident_scores_become_the_share_that_is_right() -> None:
     chance = np.random.default_rng(5)
     truth = chance.uniform(0.05, 0.98, 20_000)
     odds = np.log(truth / (1 - truth))
     told = 1 / (1 + np.exp(-(2.5 * odds + 0.7)))  # what an over-confident model says
-    scale = fit(pairs("ACTOR", told.tolist(), (chance.random(len(truth)) < truth).tolist())).scales["ACTOR"]
+    calibration = fit(pairs("ACTOR", told.tolist(), (chance.random(len(truth)) < truth).tolist()))
+    scale = calibration.scales["ACTOR"]
     assert scale.slope == pytest.approx(1 / 2.5, abs=0.02)
     assert scale.intercept == pytest.approx(-0.7 / 2.5, abs=0.05)
-    assert max(abs(scale(score) - share) for score, share in zip(told[:500], truth[:500], strict=True)) < 0.02
+    assert np.abs(np.array(calibrated(calibration, "ACTOR", *told)) - truth).max() < 0.02
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=40))
 def test_a_scale_is_monotone_and_bounded_whatever_it_was_fitted_to(seen: list[tuple[float, bool]]) -> None:
-    scale = fit(pairs("COUNT", [score for score, _ in seen], [right for _, right in seen])).scales["COUNT"]
-    values = [scale(score) for score in np.linspace(0, 1, 30)]
+    calibration = fit(pairs("COUNT", [score for score, _ in seen], [right for _, right in seen]))
+    values = calibrated(calibration, "COUNT", *np.linspace(0, 1, 30))
     assert all(0 <= low <= high <= 1 for low, high in pairwise(values))
-    assert scale.threshold in THRESHOLDS
+    assert calibration.scales["COUNT"].threshold in THRESHOLDS
 
 
 def test_nothing_seen_changes_nothing_and_cuts_nothing() -> None:
-    entities = [Entity(0, 4, label, "text", 0.3) for label in LABELS]
-    calibration = fit([])
-    calibrated = calibration.apply(entities)
-    assert all(map(calibration.reaches, calibrated))
-    assert [one.span for one in calibrated] == [one.span for one in entities]
-    assert [one.score for one in calibrated] == pytest.approx([0.3] * len(LABELS))
+    scores, kept = fit([]).apply(np.full(len(LABELS), 0.3), np.arange(len(LABELS)))
+    assert scores.tolist() == pytest.approx([0.3] * len(LABELS))
+    assert kept.all()
 
 
 def test_scores_that_tell_nothing_stay() -> None:
@@ -62,14 +64,17 @@ def test_the_threshold_is_where_f1_is_highest() -> None:
     """Of ten each at four scores 9, 8, 2 and 1 are right, and 40 annotated: F1 is 34/60 without the lower twenty, 38/70 with ten of them."""
     scores = [score for score in (0.95, 0.8, 0.3, 0.1) for _ in range(10)]
     right = [place < count for count in (9, 8, 2, 1) for place in range(10)]
-    scale = fit(pairs("CASUALTY_TYPE", scores, right)).scales["CASUALTY_TYPE"]
-    assert scale(0.3) < scale.threshold <= scale(0.8)
+    calibration = fit(pairs("CASUALTY_TYPE", scores, right))
+    low, high = calibrated(calibration, "CASUALTY_TYPE", 0.3, 0.8)
+    assert low < calibration.scales["CASUALTY_TYPE"].threshold <= high
 
 
 def test_a_cut_leaves_out_what_its_label_does_not_reach() -> None:
     calibration = Calibration({label: Scale(threshold=0.5 if label == "ACTOR" else 0.0) for label in LABELS})
-    entities = [Entity(0, 1, "ACTOR", "a", 0.4), Entity(2, 3, "ACTOR", "b", 0.6), Entity(4, 5, "COUNT", "4", 0.4)]
-    assert [calibration.reaches(one) for one in calibration.apply(entities)] == [False, True, True]
+    scores, labels = np.array([0.4, 0.6, 0.4]), np.array([LABELS.index(label) for label in ("ACTOR", "ACTOR", "COUNT")])
+    assert calibration.apply(scores, labels)[1].tolist() == [False, True, True]
+    assert calibration.uncut().apply(scores, labels)[1].all()
+    assert [calibration.reaches(Entity(0, 1, "ACTOR", "a", score)) for score in (0.4, 0.6)] == [False, True]
 
 
 def test_json_and_back() -> None:

@@ -155,7 +155,11 @@ def test_calibrated_scores_leave_the_entities_and_thresholds_only_take_away(chec
     plain = Extractor.from_checkpoint(replace(loaded, calibration=None), "cpu").extract(some)
     calibrated = Extractor.from_checkpoint(loaded, "cpu", thresholds=False).extract(some)
     assert [[one.span for one in found] for found in plain] == [[one.span for one in found] for found in calibrated]
-    assert calibrated == [loaded.calibration.apply(found) for found in plain] != plain
+    assert calibrated != plain
+    for found, scaled in zip(plain, calibrated, strict=True):
+        labels = np.array([LABELS.index(one.label) for one in found], dtype=np.int64)
+        scores, _ = loaded.calibration.apply(np.array([one.score for one in found]), labels)
+        assert [one.score for one in scaled] == pytest.approx(scores.tolist())
     scales = {label: Scale(1.0, 0.0, threshold=0.2) for label in LABELS}
     cut = Extractor.from_checkpoint(replace(loaded, calibration=Calibration(scales)), "cpu")
     for found, kept in zip(plain, cut.extract(some), strict=True):

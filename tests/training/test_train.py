@@ -13,16 +13,19 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from transformers import AutoModelForTokenClassification, PreTrainedModel
 
 from casualty_ner import Extractor
 from casualty_ner.dataset import load_articles
 from casualty_ner.errors import CheckpointError, ConfigError, RecordError
 from casualty_ner.labels import LABELS
 from casualty_ner.records import read_records, write_records
+from casualty_ner.runtimes.packed import compile_layers
 from tests.conftest import ROOT, tiny_overrides
 from tests.tiny import FAMILIES, texts
+from training import train as train_module
 from training.config import load_config
-from training.train import _draw, train
+from training.train import _draw, limit_share, train
 
 CONFIGS = {"bert": "conflibert", "modernbert": "modernbert", "deberta-v3": "deberta-v3", "xlm-roberta": "xlm-roberta"}
 
@@ -104,6 +107,44 @@ def test_frozen_embeddings_stay_as_they_were(tiny: Callable[[str], Path], corpus
     assert torch.equal(before["embeddings.word_embeddings.weight"], after["bert.embeddings.word_embeddings.weight"])
     name = "encoder.layer.0.output.dense.weight"
     assert not torch.equal(before[name], after[f"bert.{name}"])
+
+
+def test_compiled_it_learns_the_same(
+    tiny: Callable[[str], Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = []
+
+    def traced(model: PreTrainedModel) -> None:
+        compiled.append(model)
+        compile_layers(model, backend="aot_eager")  # all of torch.compile but the making of machine code
+
+    monkeypatch.setattr(train_module, "compile_layers", traced)
+    overrides = tiny_overrides(tiny("bert"), corpus, tmp_path)
+    folders = [
+        train(load_config(ROOT / "configs" / "minilm.yaml", [*overrides, f"run.name=compile-{name}", f"training.compile={name}"]))
+        for name in ("false", "true")
+    ]
+    assert len(compiled) == 1
+    plain, fused = (load_file(folder / "model.safetensors") for folder in folders if folder)
+    assert plain.keys() == fused.keys()
+    assert all(torch.allclose(plain[name], fused[name], atol=1e-3) for name in plain)
+
+
+def test_without_a_compiler_the_key_is_named(
+    tiny: Callable[[str], Path], corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_compiler(graph: object, inputs: object) -> None:
+        raise RuntimeError("Failed to find C compiler")
+
+    monkeypatch.setattr(train_module, "compile_layers", lambda model: compile_layers(model, backend=no_compiler))
+    overrides = [*tiny_overrides(tiny("bert"), corpus, tmp_path), "training.compile=true"]
+    with pytest.raises(ConfigError, match=r"training.compile: torch.compile cannot be used here \(.*\); set it to false"):
+        train(load_config(ROOT / "configs" / "minilm.yaml", overrides))
+
+
+def test_the_share_of_the_limit(checkpoint: Path) -> None:
+    model = AutoModelForTokenClassification.from_pretrained(checkpoint)
+    assert 0 < limit_share(model, 1000, 50, "float32") < 1
 
 
 def test_same_seed_same_weights(tiny: Callable[[str], Path], corpus: Path, tmp_path: Path) -> None:

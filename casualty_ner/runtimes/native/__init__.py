@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from casualty_ner.batching import Batch, join
+from casualty_ner.batching import Batch, group_padded, join
 from casualty_ner.checkpoint import architecture
 from casualty_ner.errors import CheckpointError, UnsupportedError
 from casualty_ner.machine import cores, cpu_and_cores
@@ -89,6 +89,9 @@ class NativeRuntime:
         self._library, self._classes = library(), config.num_labels
         self._encoder = _Encoder(self._library, shape, pointers)
         self._words = weights[0]  # which the encoder goes on reading
+
+    def group(self, lengths: Sequence[int], budget: int) -> list[list[int]]:
+        return group_padded(lengths, budget, self.multiple)
 
     def prepare(self, windows: Sequence[NDArray[np.int64]]) -> Batch:
         return join(windows)
