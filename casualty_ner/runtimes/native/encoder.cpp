@@ -379,7 +379,7 @@ struct Workspace {
   Array<float> stream;                                          // [rows][width], the residual stream
   Array<bf16> rounded, context, inner;                          // blocked: the stream, attention's output, the widened rows
   Array<bf16> projections;                                      // striped
-  Array<float> sums;                                            // [32][width]
+  Array<float> sums;                                            // of one block of rows: [outputs][32] of any layer
   Array<float> scores;                                          // [32][longest + a little]
   Array<bf16> keys, values, shares;                             // of one head and window, as `multiply` takes them
 };
