@@ -66,6 +66,7 @@ class Extractor:
         runtime: Runtime,
         tag_order: Sequence[int],
         batch_tokens: int = 4096,
+        *,
         calibration: Calibration | None = None,
         thresholds: bool = True,
         tune: bool = False,
@@ -129,8 +130,8 @@ class Extractor:
             engine,
             description.tag_order,
             batch_tokens or budget,
-            description.calibration,
-            thresholds,
+            calibration=description.calibration,
+            thresholds=thresholds,
             tune=known is None and batch_tokens is None and not on_gpu,  # there it takes long: casualty-ner calibrate does it
             processes=processes,
         )
@@ -144,7 +145,14 @@ class Extractor:
 
         windower = Windower(checkpoint.tokenizer, checkpoint.window.size, checkpoint.window.overlap)
         runtime = TorchRuntime(checkpoint.model, choose_device(device), checkpoint.pad_id)
-        return cls(windower, runtime, checkpoint.tag_order, batch_tokens, checkpoint.calibration, thresholds)
+        return cls(
+            windower,
+            runtime,
+            checkpoint.tag_order,
+            batch_tokens,
+            calibration=checkpoint.calibration,
+            thresholds=thresholds,
+        )
 
     @overload
     def extract(self, texts: str) -> list[Entity]: ...

@@ -124,7 +124,7 @@ def _step(name: str, checkpoint: Checkpoint, device: str) -> Extractor:
     else:
         runtime = CudaRuntime(PackedNetwork(model), chosen, record=name in STEPS[2:], fuse=name in STEPS[3:])
     windower = Windower(checkpoint.tokenizer, checkpoint.window.size, checkpoint.window.overlap)
-    return Extractor(windower, runtime, checkpoint.tag_order, DEFAULT_BUDGETS["cuda"])
+    return Extractor(windower, runtime, checkpoint.tag_order, DEFAULT_BUDGETS["cuda"], calibration=checkpoint.calibration)
 
 
 class Measured:
