@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 BUDGETS = (1024, 2048, 4096)
 GPU_BUDGETS = (8192, 16384, 32768)
-DEFAULT_BUDGETS = {"torch": 4096, "native": 1024, "openvino": 1024, "onnx": 1024, "cuda": 16384}
+DEFAULT_BUDGETS = {"torch": 4096, "native": 2048, "openvino": 1024, "onnx": 1024, "cuda": 16384}
 """Padded tokens a batch where nothing was measured. One core's batch stays in its cache; torch parts one among all cores; a GPU
 has so many units that a small batch leaves most of them idle."""
 _SECONDS_EACH = 0.25
