@@ -85,6 +85,8 @@ def choose(runtime: str, precision: str, on_cpu: bool) -> tuple[str, str]:
         runtime = "openvino" if on_cpu and installed("openvino") and precision != "int8" else "torch"
     if runtime not in PRECISIONS:
         raise CheckpointError(f"no runtime {runtime!r}; choose one of auto, {', '.join(PRECISIONS)}")
+    if not on_cpu and runtime != "torch":
+        raise CheckpointError(f"runtime {runtime!r} runs on the CPU only; use device='cpu', or runtime='torch' for the GPU")
     if precision == AUTO:
         has_units = on_cpu and has_bfloat16() and "bfloat16" in PRECISIONS[runtime]
         precision = "bfloat16" if has_units else "float32" if on_cpu else "float16"
@@ -92,8 +94,6 @@ def choose(runtime: str, precision: str, on_cpu: bool) -> tuple[str, str]:
         raise CheckpointError(
             f"runtime {runtime!r} has no precision {precision!r}; choose one of auto, {', '.join(PRECISIONS[runtime])}"
         )
-    if not on_cpu and runtime != "torch":
-        raise CheckpointError(f"runtime {runtime!r} runs on the CPU only; use device='cpu', or runtime='torch' for the GPU")
     require(runtime)
     if on_cpu and precision == "float16":
         raise CheckpointError("float16 is for GPUs, a processor computes slowly in it; use precision='auto'")
