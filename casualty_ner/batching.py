@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Windows padded to one length.
+    """Windows padded to one length, or one after the other.
 
     Attributes:
-        ids: Token ids, shape ``[windows, padded]``.
+        ids: Token ids, shape ``[windows, padded]``, or ``[tokens]`` where nothing is padded.
         mask: 1 where `ids` is a token, 0 where it is filling, same shape.
-        lengths: The length of each window before it was padded.
+        lengths: The length of each window without filling.
     """
 
     ids: NDArray[np.int64]
@@ -62,6 +62,12 @@ def pad(windows: Sequence[NDArray[np.int64]], pad_id: int, multiple: int = 1) ->
     ids = np.full(shape, pad_id, dtype=np.int64)
     ids[mask.astype(bool)] = np.concatenate(windows)
     return Batch(ids, mask, lengths)
+
+
+def join(windows: Sequence[NDArray[np.int64]]) -> Batch:
+    """Windows of token ids one after the other, for an engine that needs no padding."""
+    ids = np.concatenate(windows)
+    return Batch(ids, np.broadcast_to(np.int64(1), ids.shape), tuple(map(len, windows)))
 
 
 def unpad(scores: NDArray[np.float32], lengths: Sequence[int]) -> list[NDArray[np.float32]]:

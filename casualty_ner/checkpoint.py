@@ -1,7 +1,7 @@
 """A trained model on disk: a plain transformers directory, and beside it what else is needed, as JSON.
 
-Any transformers code loads such a directory. ``casualty_ner.json`` adds the window that the model was trained with; a
-checkpoint without it (a foreign one with the same label names) gets `DEFAULT_WINDOW`. An export for another engine
+Any transformers code loads such a directory. ``casualty_ner.json`` adds the window that the model was trained with and the calibration
+of its scores; a checkpoint without it (a foreign one with the same label names) gets `DEFAULT_WINDOW` and the scores as they are. An export for another engine
 (`casualty_ner.export`) has the same files, but that engine's model in place of the weights.
 """
 
@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from casualty_ner.calibration import Calibration
 from casualty_ner.encoders import resolve
 from casualty_ner.errors import CheckpointError, first_line
 from casualty_ner.labels import TAGS, tag_order
@@ -46,6 +47,7 @@ class Description:
         window: What the model was trained with.
         tag_order: For each of `casualty_ner.labels.TAGS` its class index in the model's output.
         config: The architecture.
+        calibration: Of the scores; ``None`` if it was never fitted.
         metadata: The content of ``casualty_ner.json``; under ``export`` what an export is and was measured to be.
         location: Where it was read from.
     """
@@ -54,6 +56,7 @@ class Description:
     window: WindowSize
     tag_order: tuple[int, ...]
     config: PretrainedConfig
+    calibration: Calibration | None
     metadata: Mapping[str, Any]
     location: str
 
@@ -106,7 +109,7 @@ def load_description(name: str | Path) -> Description:
             f"{name}: its labels are {', '.join(_class_names(config))}, expected {', '.join(TAGS)}; "
             "use a checkpoint that training.train wrote"
         )
-    metadata, window = _read_metadata(Path(location) / METADATA_FILE)
+    metadata, window, calibration = _read_metadata(Path(location) / METADATA_FILE)
     try:
         tokenizer = AutoTokenizer.from_pretrained(location)
     except Exception as error:  # a damaged file can fail in any of several libraries, Rust ones included
@@ -114,7 +117,7 @@ def load_description(name: str | Path) -> Description:
     limit = max_positions(config)
     if limit is not None and window.size > limit:
         raise CheckpointError(f"{name}: a window of {window.size} tokens is longer than the {limit} positions of the model")
-    return Description(tokenizer, window, tuple(order), config, metadata, location)
+    return Description(tokenizer, window, tuple(order), config, calibration, metadata, location)
 
 
 def load_weights(description: Description) -> Checkpoint:
@@ -188,19 +191,20 @@ def _class_names(config: PretrainedConfig) -> list[str]:
     return [str(name) for _, name in sorted((config.id2label or {}).items())]
 
 
-def _read_metadata(path: Path) -> tuple[dict[str, Any], WindowSize]:
+def _read_metadata(path: Path) -> tuple[dict[str, Any], WindowSize, Calibration | None]:
     if not path.is_file():
-        return {}, DEFAULT_WINDOW
+        return {}, DEFAULT_WINDOW, None
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
         version, window = metadata["format_version"], WindowSize(**metadata["window"])
+        calibration = Calibration.from_dict(metadata["calibration"]) if "calibration" in metadata else None
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{path}: not readable as checkpoint metadata ({type(error).__name__}: {error}); train again"
         ) from None
     if version != FORMAT_VERSION:
         raise CheckpointError(f"{path}: format version {version}, this package reads {FORMAT_VERSION}; update casualty_ner")
-    return metadata, window
+    return metadata, window, calibration
 
 
 def _unloadable(name: str | Path, error: Exception) -> CheckpointError:

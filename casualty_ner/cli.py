@@ -23,7 +23,7 @@ from casualty_ner.export import MAX_LOSS, export
 from casualty_ner.extractor import Extractor
 from casualty_ner.inputs import FORMATS, read_texts
 from casualty_ner.records import dump_line, open_output, write_records
-from casualty_ner.runtimes import PRECISIONS, choose
+from casualty_ner.runtimes import EXPORTABLE, PRECISIONS, choose
 from casualty_ner.tuning import calibrate, tuning_file
 from casualty_ner.validation import ERROR, Totals, check, tables
 
@@ -71,6 +71,12 @@ def _parser() -> argparse.ArgumentParser:
     extract.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, … (default: %(default)s)")
     _add_engine(extract)
     extract.add_argument(
+        "--no-thresholds",
+        action="store_false",
+        dest="thresholds",
+        help="keep the entities, too, that score less than what validation showed to be best for their label",
+    )
+    extract.add_argument(
         "--skip-bad", action="store_true", help="go on after an unusable input or line; each is listed on standard error"
     )
     extract.set_defaults(run=_extract)
@@ -79,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     exporter.add_argument(
         "--checkpoint", default="runs/minilm", help="a folder that training wrote, or a hub id (default: %(default)s)"
     )
-    exporter.add_argument("--runtime", choices=("openvino", "onnx"), default="openvino", help="the engine (default: %(default)s)")
+    exporter.add_argument("--runtime", choices=EXPORTABLE, default="openvino", help="the engine (default: %(default)s)")
     exporter.add_argument("--precision", choices=_PRECISIONS, default="auto", help=_PRECISION_HELP)
     exporter.add_argument(
         "--data",
@@ -119,14 +125,18 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=_PRECISIONS, default="auto", help=_PRECISION_HELP)
 
 
-def _load(options: argparse.Namespace) -> Extractor:
+def _load(options: argparse.Namespace, thresholds: bool = True) -> Extractor:
     return Extractor.from_pretrained(
-        options.checkpoint, device=options.device, runtime=options.runtime, precision=options.precision
+        options.checkpoint,
+        device=options.device,
+        runtime=options.runtime,
+        precision=options.precision,
+        thresholds=thresholds,
     )
 
 
 def _extract(options: argparse.Namespace) -> int:
-    extractor = _load(options)
+    extractor = _load(options, options.thresholds)
     skipped: list[RecordError] = []
     fatal: list[RecordError] = []
 

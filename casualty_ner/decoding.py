@@ -21,6 +21,8 @@ from casualty_ner.windows import Tokens
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from casualty_ner.calibration import Calibration
+
 _BEGIN, _INSIDE = np.array(BEGIN_IDS), np.array(INSIDE_IDS)
 _FORBIDDEN = np.where(np.array(ALLOWED), 0.0, -np.inf)
 _FORBIDDEN_FIRST = np.where(np.array(ALLOWED_FIRST), 0.0, -np.inf)
@@ -107,18 +109,21 @@ def viterbi(scores: NDArray[np.float64], free_start: bool = False) -> NDArray[np
     return tags
 
 
-def entities(texts: Sequence[str], tokens: Sequence[Tokens], logits: NDArray[np.floating]) -> list[list[Entity]]:
+def entities(
+    texts: Sequence[str], tokens: Sequence[Tokens], logits: NDArray[np.floating], calibration: Calibration | None = None
+) -> list[list[Entity]]:
     """The entities of each text, in order of position; what is found in a text does not depend on the others.
 
     The texts are decoded as one sequence, with a unit after each that is certainly O, so that nothing reaches across.
 
     An entity's score is the probability of exactly this span with exactly this label, the units taken as independent:
-    that its first unit is B, its others are I, and the unit after it is not I.
+    that its first unit is B, its others are I, and the unit after it is not I; calibrated, where a calibration is given.
 
     Args:
         texts: The unchanged texts.
         tokens: Their tokens.
         logits: Merged over the windows, the texts one after the other, shape ``[tokens of all texts, tags]``.
+        calibration: Maps the scores, and leaves out what does not reach its thresholds.
     """
     found: list[list[Entity]] = [[] for _ in texts]
     if not texts:
@@ -138,6 +143,9 @@ def entities(texts: Sequence[str], tokens: Sequence[Tokens], logits: NDArray[np.
     log_scores = np.add.reduceat(own, np.stack([starts, stops], axis=1).ravel())[::2]
     goes_on = np.exp(scores[stops, tags[starts] + 1])
     values = np.exp(log_scores + np.log1p(-np.minimum(goes_on, 1 - 1e-12)))
+    if calibration is not None:
+        values, kept = calibration.apply(values, (tags[starts] - BEGIN_IDS[0]) // 2)
+        starts, stops, values = starts[kept], stops[kept], values[kept]
     rows = zip(
         owners[starts].tolist(),
         bounds[starts, 0].tolist(),
@@ -163,3 +171,4 @@ def _join(tokens: Sequence[Tokens]) -> tuple[Tokens, NDArray[np.int64]]:
 
 
 assert OUTSIDE_ID == 0 and all(inside == begin + 1 for begin, inside in zip(BEGIN_IDS, INSIDE_IDS, strict=True))
+assert all(begin == BEGIN_IDS[0] + 2 * place for place, begin in enumerate(BEGIN_IDS))

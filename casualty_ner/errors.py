@@ -17,6 +17,10 @@ class CheckpointError(CasualtyNerError):
     """A model or encoder that is missing, unreachable or not made for the four labels."""
 
 
+class UnsupportedError(CheckpointError):
+    """A runtime that this machine or this model cannot use, though another may."""
+
+
 class OutputError(CasualtyNerError):
     """A place that cannot be written to."""
 

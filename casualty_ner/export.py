@@ -21,7 +21,7 @@ from casualty_ner.encoders import sha256
 from casualty_ner.errors import CheckpointError, OutputError
 from casualty_ner.extractor import Extractor
 from casualty_ner.machine import cpu_name
-from casualty_ner.runtimes import choose
+from casualty_ner.runtimes import EXPORTABLE, choose
 from casualty_ner.scoring import micro, strict_counts
 from casualty_ner.windows import Windower
 
@@ -53,9 +53,9 @@ def export(
         RecordError: The data cannot be used.
         OutputError: `out` exists or cannot be written.
     """
-    if runtime not in ("openvino", "onnx"):
+    if runtime not in EXPORTABLE:
         raise CheckpointError(
-            f"nothing to export for runtime {runtime!r}: choose openvino or onnx; torch loads the checkpoint itself"
+            f"nothing to export for runtime {runtime!r}: choose {' or '.join(EXPORTABLE)}; native and torch load the checkpoint itself"
         )
     runtime, precision = choose(runtime, precision, on_cpu=True)
     if out.exists():

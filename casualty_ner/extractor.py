@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +14,7 @@ import numpy as np
 
 from casualty_ner.decoding import entities
 from casualty_ner.documents import Entity
+from casualty_ner.errors import OutputError
 from casualty_ner.hosts import Hosts, spare_processes
 from casualty_ner.reading import Reading
 from casualty_ner.windows import Tokens, Windower
@@ -20,12 +22,17 @@ from casualty_ner.windows import Tokens, Windower
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from casualty_ner.calibration import Calibration
     from casualty_ner.checkpoint import Checkpoint
     from casualty_ner.runtimes import Runtime
+
+logger = logging.getLogger(__name__)
 
 _CHUNK_CHARS = 150_000
 """`Extractor.stream` gathers about this much text before it runs, so that batches can be sorted by length."""
 _CHUNK_TEXTS = 500
+_LONG = 4
+"""A stream of more chunks than this (some 280,000 characters) is worth calibrating for, where the machine was not yet."""
 _AHEAD = 1
 """Chunks that are tokenised while an earlier one runs."""
 _CHUNKS_HERE = 8
@@ -47,6 +54,9 @@ class Extractor:
         runtime: The engine with the model.
         tag_order: For each of `casualty_ner.labels.TAGS` its class index in the model's output.
         batch_tokens: Padded tokens run together.
+        calibration: Of the scores; without one they are the model's own, and nothing is left out for its score.
+        thresholds: Leave out the entities that score less than the calibration's threshold for their label.
+        tune: Let the first long stream find out how many batches, of how many tokens, this machine runs best.
         processes: Processes that tokenise and decode beside this one once a stream goes on for longer.
     """
 
@@ -56,10 +66,16 @@ class Extractor:
         runtime: Runtime,
         tag_order: Sequence[int],
         batch_tokens: int = 4096,
+        *,
+        calibration: Calibration | None = None,
+        thresholds: bool = True,
+        tune: bool = False,
         processes: int = 0,
     ):
         self.windower, self.runtime, self.batch_tokens, self.processes = windower, runtime, batch_tokens, processes
-        self.tag_order = list(tag_order)
+        self.calibration = calibration
+        self._scoring = calibration if thresholds or calibration is None else calibration.uncut()
+        self.tag_order, self._tune = list(tag_order), tune
         self._hosts: Hosts | None = None
 
     @classmethod
@@ -71,6 +87,7 @@ class Extractor:
         runtime: str = "auto",
         precision: str = "auto",
         batch_tokens: int | None = None,
+        thresholds: bool = True,
         processes: int | None = None,
     ) -> Extractor:
         """Load a checkpoint, or an export of one.
@@ -78,14 +95,17 @@ class Extractor:
         Args:
             checkpoint: A folder that training or ``casualty-ner export`` wrote, or a hub id.
             device: ``"auto"`` (CUDA where it is, else CPU), or any torch device name.
-            runtime: The engine: ``"torch"``, ``"openvino"``, ``"onnx"``, or ``"auto"``: what an export was made for, else
-                OpenVINO on a CPU where it is installed (it converts the model in about 3 s, an export spares that), else
-                torch.
+            runtime: The engine: ``"native"``, ``"torch"``, ``"openvino"``, ``"onnx"``, or ``"auto"``: what an export was
+                made for, else native on a CPU where machine and model allow it (the first time ever it is compiled, which
+                takes some seconds), else OpenVINO where it is installed (it converts the model in about 3 s, an export
+                spares that), else torch.
             precision: ``"float32"``, ``"bfloat16"``, ``"float16"`` (GPU only), ``"int8"`` (exports only), or ``"auto"``: what an
                 export was made for, else float16 on a GPU, bfloat16 on a CPU that has units for it, else float32.
                 ``runtime="torch", precision="float32"`` is the reference that F1 is reported with.
-            batch_tokens: Padded tokens run together; by default what ``casualty-ner calibrate`` found for this machine, or
-                what suits most.
+            batch_tokens: Padded tokens run together; by default what was measured on this machine, which the first long
+                stream on a CPU does, or what suits most.
+            thresholds: Leave out the entities that score less than what validation showed to be best for their label, where
+                the checkpoint says so; ``False`` gives all, for a cut of one's own.
             processes: Processes that tokenise and decode beside this one; by default none on a CPU, whose cores the
                 network needs, and on a GPU one for every core but one, on a machine that has some.
 
@@ -95,23 +115,44 @@ class Extractor:
         """
         from casualty_ner.checkpoint import load_description
         from casualty_ner.runtimes.load import load_runtime
-        from casualty_ner.tuning import tuned
+        from casualty_ner.tuning import default_budget, tuned
 
         description = load_description(checkpoint)
         windower = Windower(description.tokenizer, description.window.size, description.window.overlap)
-        engine, budget = tuned(load_runtime(description, device, runtime, precision))
+        engine = load_runtime(description, device, runtime, precision)
+        known = tuned(engine)
+        engine, budget = known or (engine, default_budget(engine))
+        on_gpu = engine.name.startswith("cuda")
         if processes is None:
-            processes = spare_processes() if engine.name.startswith("cuda") else 0
-        return cls(windower, engine, description.tag_order, batch_tokens or budget, processes)
+            processes = spare_processes() if on_gpu else 0
+        return cls(
+            windower,
+            engine,
+            description.tag_order,
+            batch_tokens or budget,
+            calibration=description.calibration,
+            thresholds=thresholds,
+            tune=known is None and batch_tokens is None and not on_gpu,  # there it takes long: casualty-ner calibrate does it
+            processes=processes,
+        )
 
     @classmethod
-    def from_checkpoint(cls, checkpoint: Checkpoint, device: str = "auto", batch_tokens: int = 4096) -> Extractor:
+    def from_checkpoint(
+        cls, checkpoint: Checkpoint, device: str = "auto", batch_tokens: int = 4096, thresholds: bool = True
+    ) -> Extractor:
         """An extractor over a loaded checkpoint as it is: in torch, float32."""
         from casualty_ner.runtimes.torch import TorchRuntime, choose_device
 
         windower = Windower(checkpoint.tokenizer, checkpoint.window.size, checkpoint.window.overlap)
         runtime = TorchRuntime(checkpoint.model, choose_device(device), checkpoint.pad_id)
-        return cls(windower, runtime, checkpoint.tag_order, batch_tokens)
+        return cls(
+            windower,
+            runtime,
+            checkpoint.tag_order,
+            batch_tokens,
+            calibration=checkpoint.calibration,
+            thresholds=thresholds,
+        )
 
     @overload
     def extract(self, texts: str) -> list[Entity]: ...
@@ -132,16 +173,22 @@ class Extractor:
         yield from self._stream_here(islice(chunks, _CHUNKS_HERE) if self.processes else chunks)
         for first in chunks:  # what goes on for longer is worth processes of its own
             if self._hosts is None or not self._hosts.alive:
-                self._hosts = Hosts(self.windower, self.tag_order, self.processes)
+                self._hosts = Hosts(self.windower, self.tag_order, self.processes, self._scoring)
             yield from self._hosts.stream(chain([first], chunks), self._run)
 
     def _stream_here(self, chunks: Iterable[list[str]]) -> Iterator[list[Entity]]:
         running: deque[_Running] = deque()
-        pool = ThreadPoolExecutor(self.runtime.workers, thread_name_prefix="casualty-ner")
+        pool = self._pool()
         try:
-            for chunk in chunks:
+            for number, chunk in enumerate(chunks):
+                if number == _LONG and self._tune:
+                    while running:
+                        yield from running.popleft().entities()
+                    pool.shutdown()
+                    self._find_best_setting()
+                    pool = self._pool()
                 tokens = self.windower.tokenize(chunk)
-                running.append(_Running(chunk, tokens, *self._start(tokens, pool)))
+                running.append(_Running(chunk, tokens, *self._start(tokens, pool), self._scoring))
                 if len(running) > _AHEAD:
                     yield from running.popleft().entities()
             while running:
@@ -149,9 +196,21 @@ class Extractor:
         finally:
             pool.shutdown(cancel_futures=True)
 
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self.runtime.workers, thread_name_prefix="casualty-ner")
+
+    def _find_best_setting(self) -> None:
+        from casualty_ner.tuning import calibrate
+
+        self._tune = False
+        try:
+            calibrate(self)
+        except OutputError as error:  # what was found holds for this extractor all the same
+            logger.warning("%s", error)
+
     def logits(self, texts: Sequence[Tokens]) -> list[NDArray[np.float32]]:
         """Merged scores of every token of each tokenised text, each of shape ``[tokens, tags]`` in the order of `TAGS`."""
-        with ThreadPoolExecutor(self.runtime.workers) as pool:
+        with self._pool() as pool:
             merged, parts = self._start(texts, pool)
             for part in parts:
                 part.result()
@@ -185,14 +244,22 @@ class Extractor:
 class _Running:
     """Texts whose scores are being computed."""
 
-    def __init__(self, texts: list[str], tokens: list[Tokens], logits: NDArray[np.float32], parts: list[Future[None]]):
+    def __init__(
+        self,
+        texts: list[str],
+        tokens: list[Tokens],
+        logits: NDArray[np.float32],
+        parts: list[Future[None]],
+        calibration: Calibration | None,
+    ):
         self._texts, self._tokens, self._logits, self._parts = texts, tokens, logits, parts
+        self._calibration = calibration
 
     def entities(self) -> list[list[Entity]]:
         """Wait for the scores, and decode them."""
         for part in self._parts:
             part.result()
-        return entities(self._texts, self._tokens, self._logits)
+        return entities(self._texts, self._tokens, self._logits, self._calibration)
 
 
 def _submit(pool: ThreadPoolExecutor, score: Callable[[list[int]], None], batches: list[list[int]]) -> list[Future[None]]:

@@ -34,6 +34,8 @@ from casualty_ner.windows import Windower
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from casualty_ner.calibration import Calibration
+
 Run = Callable[[list["NDArray[np.int64]"]], list["NDArray[np.float32]"]]
 """The network: windows of token ids to the scores of each, shape ``[length, classes]``."""
 
@@ -53,10 +55,11 @@ class Hosts:
         windower: For the model's tokenizer.
         tag_order: For each of `casualty_ner.labels.TAGS` its class index in the model's output.
         count: How many.
+        calibration: Of the scores.
     """
 
-    def __init__(self, windower: Windower, tag_order: Sequence[int], count: int):
-        greeting = pickle.dumps((windower, list(tag_order)), pickle.HIGHEST_PROTOCOL)
+    def __init__(self, windower: Windower, tag_order: Sequence[int], count: int, calibration: Calibration | None = None):
+        greeting = pickle.dumps((windower, list(tag_order), calibration), pickle.HIGHEST_PROTOCOL)
         hosts = [_Host(greeting) for _ in range(count)]
         self.count = count
         self._idle: SimpleQueue[_Host] = SimpleQueue()
@@ -160,7 +163,7 @@ def _receive(stream: BinaryIO) -> Any:
 
 def serve(source: BinaryIO, target: BinaryIO) -> None:
     """One process's side of the conversation, until the other end closes it."""
-    windower, tag_order = _receive(source)
+    windower, tag_order, calibration = _receive(source)
     while True:
         try:
             texts = _receive(source)
@@ -174,7 +177,7 @@ def serve(source: BinaryIO, target: BinaryIO) -> None:
         scores = _receive(source)
         for window, part in enumerate(np.split(scores, np.cumsum(lengths)[:-1]) if lengths else ()):
             reading.take(window, part)
-        found = entities(texts, tokens, reading.logits)
+        found = entities(texts, tokens, reading.logits, calibration)
         _send(target, [[(one.start, one.end, one.label, one.score) for one in of] for of in found])
 
 

@@ -1,4 +1,4 @@
-"""What this machine has: the cores that the process may use, and what its processor is called and can do."""
+"""What this machine has: the cores that the process may use, what its processor is called and can do, and a folder to keep things in."""
 
 from __future__ import annotations
 
@@ -38,8 +38,19 @@ def cpu_and_cores() -> str:
 @cache
 def has_bfloat16() -> bool:
     """Whether the processor multiplies bfloat16 matrices in hardware (AMX or AVX-512 BF16), as far as the system says."""
-    flags = set(_cpu_facts().get("flags", "").split())
-    return bool(flags & {"amx_bf16", "avx512_bf16"})
+    return bool(cpu_flags() & {"amx_bf16", "avx512_bf16"})
+
+
+@cache
+def cpu_flags() -> frozenset[str]:
+    """What the processor can do, as Linux names it; nothing where the system does not say."""
+    return frozenset(_cpu_facts().get("flags", "").split())
+
+
+def cache_folder() -> Path:
+    """Where what was made or measured for this machine is kept: ``CASUALTY_NER_CACHE``, else ``~/.cache/casualty_ner``."""
+    folder = os.environ.get("CASUALTY_NER_CACHE")
+    return Path(folder) if folder else Path.home() / ".cache" / "casualty_ner"
 
 
 @cache

@@ -1,7 +1,8 @@
 """How many batches to run at once and how large: measured once per machine, engine and size of model, and remembered.
 
-What ``casualty-ner calibrate`` measures is kept in ``~/.cache/casualty_ner/tuning.json`` (or under ``CASUALTY_NER_CACHE``).
-Without it, or on another machine, defaults hold; results do not depend on either.
+The first long stream of texts measures it by itself (`casualty_ner.Extractor.stream`), which takes about two seconds;
+``casualty-ner calibrate`` does so on demand. What was found is kept in ``~/.cache/casualty_ner/tuning.json`` (or under
+``CASUALTY_NER_CACHE``). Until then defaults hold; results do not depend on either.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from casualty_ner.errors import OutputError
+from casualty_ner.machine import cache_folder
 
 if TYPE_CHECKING:
     from casualty_ner.extractor import Extractor
@@ -25,12 +27,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-BUDGETS = (512, 1024, 2048, 4096, 8192)
-GPU_BUDGETS = (4096, 8192, 16384, 32768)
-DEFAULT_BUDGETS = {"torch": 4096, "openvino": 1024, "onnx": 1024, "cuda": 16384}
+BUDGETS = (1024, 2048, 4096)
+GPU_BUDGETS = (8192, 16384, 32768)
+DEFAULT_BUDGETS = {"torch": 4096, "native": 2048, "openvino": 1024, "onnx": 1024, "cuda": 16384}
 """Padded tokens a batch where nothing was measured. One core's batch stays in its cache; torch parts one among all cores; a GPU
 has so many units that a small batch leaves most of them idle."""
-_SECONDS_EACH = 0.8
+_SECONDS_EACH = 0.25
+_WORTH_CHANGING = 1.1
+"""What is not this much faster than the default is taken for noise: other programs may keep a core busy while it is measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,41 +52,58 @@ class Tuning:
     tokens_per_second: float
 
 
-def tuned(runtime: Runtime) -> tuple[Runtime, int]:
-    """The engine as this machine runs it best, and the batch budget; as it is, with the default budget, if nothing is known."""
+def default_budget(runtime: Runtime) -> int:
+    """Tokens a batch where nothing was measured."""
+    return DEFAULT_BUDGETS[runtime.name.split("-")[0]]
+
+
+def tuned(runtime: Runtime) -> tuple[Runtime, int] | None:
+    """The engine as this machine runs it best, and the batch budget; ``None`` if that was not measured yet."""
     known = _read().get(_key(runtime))
     if known is None:
-        return runtime, DEFAULT_BUDGETS[runtime.name.split("-")[0]]
+        return None
     if known.workers != runtime.workers and known.workers in runtime.worker_choices():
         runtime = runtime.with_workers(known.workers)
     return runtime, known.batch_tokens
 
 
 def calibrate(extractor: Extractor) -> Tuning:
-    """Measure the settings worth trying, a second each, and remember the best for this machine.
+    """Measure the settings worth trying, remember the best for this machine, and run the extractor with it from now on.
+
+    First the number of workers with the default budget, then the budget. The engine is not to be in use meanwhile.
 
     Raises:
-        OutputError: The cache cannot be written.
+        OutputError: The cache cannot be written; the extractor has the best setting nevertheless.
     """
-    best: Tuning | None = None
-    windows = _windows(extractor)
-    for workers in extractor.runtime.worker_choices():
-        runtime = extractor.runtime if workers == extractor.runtime.workers else extractor.runtime.with_workers(workers)
-        for budget in GPU_BUDGETS if _records(runtime) else BUDGETS:
-            rate = _rate(runtime, windows, budget)
-            logger.info("%s: %d at once, %d tokens a batch: %.0f tokens/s", runtime.name, workers, budget, rate)
-            if best is None or rate > best.tokens_per_second:
-                best = Tuning(workers, budget, rate)
-    assert best is not None
+    windows, budget = _windows(extractor), default_budget(extractor.runtime)
+    engines = {one.workers: one for one in [extractor.runtime, *map(extractor.runtime.with_workers, _other_workers(extractor))]}
+    best = _best(engines, windows, [(workers, budget) for workers in engines])
+    budgets = [best.batch_tokens, *(one for one in _budgets(extractor.runtime) if one != best.batch_tokens)]
+    best = _best(engines, windows, [(best.workers, budget) for budget in budgets])
+    extractor.runtime, extractor.batch_tokens = engines[best.workers], best.batch_tokens
+    logger.info(
+        "%s: %d batches at once of %d tokens are the fastest here", extractor.runtime.name, best.workers, best.batch_tokens
+    )
     _write({**_read(), _key(extractor.runtime): best})
     return best
+
+
+def _other_workers(extractor: Extractor) -> list[int]:
+    return [workers for workers in extractor.runtime.worker_choices() if workers != extractor.runtime.workers]
+
+
+def _best(engines: dict[int, Runtime], windows: list[np.ndarray], settings: list[tuple[int, int]]) -> Tuning:
+    """The fastest of several settings (workers, budget); the first of them unless another is clearly faster."""
+    rates = [Tuning(workers, budget, _rate(engines[workers], windows, budget)) for workers, budget in settings]
+    fastest = max(rates, key=lambda one: one.tokens_per_second)
+    return fastest if fastest.tokens_per_second > _WORTH_CHANGING * rates[0].tokens_per_second else rates[0]
 
 
 def _windows(extractor: Extractor) -> list[np.ndarray]:
     """Windows of random tokens, from a fifth of the window's length to all of it."""
     chance = np.random.default_rng(0)
     size = extractor.windower.size
-    lengths = np.sort(chance.integers(max(size // 5, 1), size + 1, 256))[::-1]
+    lengths = chance.integers(max(size // 5, 1), size + 1, 256)
     return [chance.integers(0, len(extractor.windower.tokenizer), length) for length in lengths]
 
 
@@ -93,23 +114,34 @@ def _rate(runtime: Runtime, windows: list[np.ndarray], budget: int) -> float:
         return sum(map(len, batch))
 
     batches = _batches(runtime, windows, budget)
-    done, at = 0, 0
+    until = 0.0
+
+    def work(first: int) -> int:
+        done, at = 0, first
+        while not done or time.perf_counter() < until:
+            done += run(batches[at % len(batches)])
+            at += runtime.workers
+        return done
+
     with ThreadPoolExecutor(runtime.workers) as pool:
-        list(pool.map(run, batches if _records(runtime) else batches[: 2 * runtime.workers]))
+        # Warm-up: one batch each, or every batch where each shape costs time when it is first met.
+        list(pool.map(run, batches) if _on_gpu(runtime) else pool.map(work, range(runtime.workers)))
         start = time.perf_counter()
-        while (elapsed := time.perf_counter() - start) < _SECONDS_EACH:
-            some = [batches[(at + number) % len(batches)] for number in range(4 * runtime.workers)]
-            at += len(some)
-            done += sum(pool.map(run, some))
-    return done / elapsed
+        until = start + _SECONDS_EACH
+        return sum(pool.map(work, range(runtime.workers))) / (time.perf_counter() - start)
 
 
 def _batches(runtime: Runtime, windows: list[np.ndarray], budget: int) -> list[list[np.ndarray]]:
-    return [[windows[index] for index in group] for group in runtime.group(list(map(len, windows)), budget)]
+    groups = runtime.group(list(map(len, windows)), budget)
+    order = np.random.default_rng(0).permutation(len(groups))  # long and short ones, however few are run
+    return [[windows[index] for index in groups[number]] for number in order]
 
 
-def _records(runtime: Runtime) -> bool:
-    """Whether each shape of batch costs time when it is first met."""
+def _budgets(runtime: Runtime) -> tuple[int, ...]:
+    return GPU_BUDGETS if _on_gpu(runtime) else BUDGETS
+
+
+def _on_gpu(runtime: Runtime) -> bool:
     return runtime.name.startswith("cuda")
 
 
@@ -119,8 +151,7 @@ def _key(runtime: Runtime) -> str:
 
 def tuning_file() -> Path:
     """Where what was measured is kept."""
-    folder = os.environ.get("CASUALTY_NER_CACHE")
-    return (Path(folder) if folder else Path.home() / ".cache" / "casualty_ner") / "tuning.json"
+    return cache_folder() / "tuning.json"
 
 
 def _read() -> dict[str, Tuning]:

@@ -41,7 +41,7 @@ from casualty_ner.errors import CheckpointError, OutputError
 from casualty_ner.export import write_export
 from casualty_ner.extractor import Extractor
 from casualty_ner.machine import cores, cpu_name
-from casualty_ner.runtimes import PRECISIONS, Runtime, choose
+from casualty_ner.runtimes import EXPORTABLE, PRECISIONS, Runtime, choose
 from casualty_ner.runtimes.torch import TorchRuntime, choose_device
 from casualty_ner.scoring import micro, strict_counts
 from casualty_ner.windows import Windower
@@ -94,7 +94,7 @@ def load_system(name: str, checkpoint: str, exports: Path, device: str) -> tuple
         extractor = _step(name, load_checkpoint(checkpoint), device)
         return _spans_of(extractor), extractor
     runtime, precision = name.split("-")
-    source = checkpoint if runtime == "torch" else exports / name
+    source = exports / name if runtime in EXPORTABLE else checkpoint
     extractor = Extractor.from_pretrained(source, device=device, runtime=runtime, precision=precision)
     return _spans_of(extractor), extractor
 
@@ -124,7 +124,7 @@ def _step(name: str, checkpoint: Checkpoint, device: str) -> Extractor:
     else:
         runtime = CudaRuntime(PackedNetwork(model), chosen, record=name in STEPS[2:], fuse=name in STEPS[3:])
     windower = Windower(checkpoint.tokenizer, checkpoint.window.size, checkpoint.window.overlap)
-    return Extractor(windower, runtime, checkpoint.tag_order, DEFAULT_BUDGETS["cuda"])
+    return Extractor(windower, runtime, checkpoint.tag_order, DEFAULT_BUDGETS["cuda"], calibration=checkpoint.calibration)
 
 
 class Measured:
@@ -136,8 +136,8 @@ class Measured:
         start = time.perf_counter()
         system(texts)
         self._texts = list(texts) * max(1, math.ceil(_LEAST_SECONDS / (time.perf_counter() - start)))
-        if extractor is not None and extractor.processes:
-            system(self._texts)  # they start with the first long input
+        if len(self._texts) > len(texts) or (extractor is not None and extractor.processes):
+            system(self._texts)  # warm-up goes on: what a long stream does once, it does now
         self.seconds: list[float] = []
         self.latencies: list[float] = []
 
@@ -306,7 +306,7 @@ def _load_all(
         try:
             if name.split("-")[0] in PRECISIONS:
                 runtime, precision = choose(name.split("-")[0], name.split("-")[1], on_cpu=device == "cpu")
-                if runtime != "torch":
+                if runtime in EXPORTABLE:
                     (exports / name).mkdir()
                     write_export(loaded, runtime, precision, data, exports / name)
             systems.append(Measured(name, *load_system(name, checkpoint, exports, device), texts))

@@ -32,12 +32,31 @@ def calibration(totals: Totals) -> dict[str, Any]:
 
 
 def thresholds(totals: Totals) -> dict[str, Any]:
-    """Precision, recall and F1 of the predictions that score at least a threshold, per label and together."""
+    """Precision, recall and F1 of what scores at least a threshold, per label and together.
+
+    What the thresholds of the checkpoint leave out takes part, so that the whole curve is there.
+    """
     return {
         "thresholds": [index / SCORE_BINS for index in range(SCORE_BINS)],
         "micro": _curve(totals, LABELS),
         "labels": {label: _curve(totals, [label]) for label in LABELS},
     }
+
+
+def without_thresholds(totals: Totals) -> dict[str, Any]:
+    """Precision, recall and F1 of all that the system proposed, whatever its score, per label and together."""
+    return {"micro": _uncut(totals, LABELS), "labels": {label: _uncut(totals, [label]) for label in LABELS}}
+
+
+def _uncut(totals: Totals, labels: Sequence[str]) -> dict[str, Any]:
+    annotated = np.sum([totals("annotated", label) for label in labels], axis=0)
+    predicted, right = (_bins(totals, what, labels).sum(axis=0) for what in ("score", "score correct"))
+    ratios = {
+        "precision": ratio(right, predicted),
+        "recall": ratio(right, annotated),
+        "f1": ratio(2 * right, predicted + annotated),
+    }
+    return with_intervals(ratios, {"correct": right, "predicted": predicted, "annotated": annotated})
 
 
 def _bins(totals: Totals, what: str, labels: Sequence[str]) -> NDArray[np.float64]:

@@ -14,7 +14,6 @@ import argparse
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from casualty_ner.dataset import load_articles, split_file
 from casualty_ner.documents import Article, Entity, Span
 from casualty_ner.encoders import sha256
 from casualty_ner.labels import LABELS
+from eval.arguments import add_articles
 from eval.bootstrap import FEW_ARTICLES, LEVEL, RESAMPLES, SEED, interval, ratio, resampled_totals
 from eval.markdown import escape, span, table, write_both
 from eval.predictions import open_system
@@ -226,10 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="eval.compare", description="Whether system B beats system A on the same articles.")
     parser.add_argument("a", metavar="A", help="a checkpoint, a folder with a report, or a prediction file")
     parser.add_argument("b", metavar="B", help="the same")
-    parser.add_argument("--data", required=True, help="a corpus folder or a JSONL file")
-    parser.add_argument("--split", help="the split of a corpus folder (default: test)")
-    parser.add_argument("--out", required=True, type=Path, help="the folder for compare.md and compare.json")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, … (default: %(default)s)")
+    add_articles(parser, "compare.md and compare.json")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     return run_command(lambda: _run(options))

@@ -25,6 +25,7 @@ from casualty_ner.errors import ConfigError, OutputError, RecordError
 from casualty_ner.labels import LABELS
 from casualty_ner.records import write_records
 from eval import page, plots
+from eval.arguments import add_articles
 from eval.bootstrap import RESAMPLES
 from eval.formats import FORMATS
 from eval.markdown import summary, to_markdown
@@ -70,8 +71,8 @@ def evaluate(
     tags = WordTags(seqeval_articles)
 
     def scored() -> Iterator[dict[str, Any]]:
-        for article, entities in tqdm(system.pairs(articles), unit=" articles", delay=2, disable=None):
-            tally.add(article, entities)
+        for article, entities, below in tqdm(system.proposals(articles), unit=" articles", delay=2, disable=None):
+            tally.add(article, entities, below)
             tags.add(article, entities)
             yield to_record(article, entities)
 
@@ -86,6 +87,7 @@ def evaluate(
         data={"file": data.name, "sha256": sha256(data)},
         seqeval=tags.scores(),
         notes=system.notes,
+        stored_thresholds=system.calibration.thresholds if system.calibration else None,
         resamples=resamples,
     )
     try:
@@ -138,9 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="THEIRS=OURS",
         help=f"a label of the predictions as one of {', '.join(LABELS)}; THEIRS= leaves its spans out; repeatable",
     )
-    parser.add_argument("--data", required=True, help="a corpus folder or a JSONL file")
-    parser.add_argument("--split", help="the split of a corpus folder (default: test)")
-    parser.add_argument("--out", required=True, type=Path, help="the folder for the report")
+    add_articles(parser, "the report")
     parser.add_argument(
         "--slice",
         action="append",
@@ -152,7 +152,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--seqeval", action="store_true", help=f"run seqeval also on more than {SEQEVAL_ARTICLES:,} articles (slow, takes memory)"
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, … (default: %(default)s)")
     parser.add_argument("--runtime", default="torch", help="the engine; auto for an export (default: %(default)s)")
     parser.add_argument(
         "--precision", default=None, help="what it computes in (default: float32 in torch, else the engine's own)"

@@ -143,6 +143,24 @@ def _calibration(report: Mapping[str, Any]) -> Iterator[str]:
         )
     yield table(["label", "expected calibration error", "mean score", "share right", "best threshold", "F1 there"], rows)
     yield "The best threshold is chosen on these very articles, so its F1 is an optimistic one."
+    if report["stored_thresholds"] is not None:
+        yield f"{STORED_THRESHOLDS}:"
+        yield table(STORED_HEADER, [[name, *stored_cells(report, name)] for name in (*LABELS, "micro")])
+
+
+STORED_THRESHOLDS = "What the thresholds do that the checkpoint holds, chosen on its validation split (strict; `thresholds=False` goes without them)"
+STORED_HEADER = ["label", "threshold", "left out", "F1", "F1 without", "precision", "without", "recall", "without"]
+
+
+def stored_cells(report: Mapping[str, Any], name: str) -> list[str]:
+    """A label's row in the table of what the checkpoint's thresholds do."""
+    cut, uncut = _entry(report["strict"], name), _entry(report["without_thresholds"], name)
+    return [
+        "" if name == "micro" else f"{report['stored_thresholds'][name]:.2f}",
+        f"{uncut['predicted'] - cut['predicted']:,}",
+        *(f"{one['f1']:.3f} ({span(one['interval']['f1'])})" for one in (cut, uncut)),
+        *(f"{one[key]:.3f}" for key in ("precision", "recall") for one in (cut, uncut)),
+    ]
 
 
 def _slices(slices: Mapping[str, Any]) -> Iterator[str]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from casualty_ner.labels import LABELS
 from eval import plots
 from eval.errors import KINDS, MEANINGS
-from eval.markdown import MEANING_OF_SCHEMES, NOTHING_TO_COUNT, facts
+from eval.markdown import MEANING_OF_SCHEMES, NOTHING_TO_COUNT, STORED_HEADER, STORED_THRESHOLDS, facts, stored_cells
 from eval.matching import SCHEMES
 from eval.report import error_spans
 from eval.tally import Shown, Tally
@@ -211,8 +211,16 @@ def _scores(report: Mapping[str, Any], pictures: Mapping[str, Figure]) -> str:
             _table("scores against strict correctness", header, rows, totals=1),
             _picture(pictures, "calibration"),
             _picture(pictures, "thresholds"),
+            *_stored_thresholds(report),
         ]
     )
+
+
+def _stored_thresholds(report: Mapping[str, Any]) -> list[str]:
+    if report["stored_thresholds"] is None:
+        return []
+    rows = [[_text(name), *map(_text, stored_cells(report, name))] for name in (*LABELS, "micro")]
+    return [_table(STORED_THRESHOLDS.replace("`", ""), STORED_HEADER, rows, totals=1)]
 
 
 def _slices(report: Mapping[str, Any], pictures: Mapping[str, Figure]) -> str:

@@ -61,6 +61,32 @@ def draw(report: Mapping[str, Any]) -> dict[str, Figure]:
     return pictures
 
 
+def learning_curve(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """F1 against training articles: a panel for each set of articles, a line for each label through the means of its checkpoints."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(_STYLE):
+        picture = Figure(figsize=(3.6 * len(curves), 3.4), layout="constrained")
+        panels = picture.subplots(1, len(curves), sharey=True, squeeze=False)[0]
+        for panel, (name, points) in zip(panels, curves.items(), strict=True):
+            sizes = [point["articles"] for point in points]
+            for label in (*LABELS, "micro"):
+                values = [point["f1"][label] for point in points]
+                colour = COLOURS.get(label, "#222222")
+                means = [sum(some) / len(some) for some in values]
+                panel.plot(sizes, means, color=colour, marker="o", markersize=3, label=label)
+                panel.fill_between(
+                    sizes, [min(some) for some in values], [max(some) for some in values], color=colour, alpha=0.15
+                )
+            panel.set_xscale("log", base=2)
+            panel.set_xticks(sizes, [f"{size:,}" for size in sizes])
+            panel.set(title=name, xlabel="training articles")
+        panels[0].set_ylabel("strict F1 (mean; least to most)")
+        panels[-1].legend(fontsize=8)
+    return picture
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write a picture as PNG."""
     with _quiet():

@@ -16,6 +16,7 @@ from casualty_ner.extractor import Extractor
 from eval.formats import Record, read_format, renamed, spans_of_rows
 
 if TYPE_CHECKING:
+    from casualty_ner.calibration import Calibration
     from casualty_ner.windows import Windower
 
 Pair = tuple[Article, list[Entity]]
@@ -155,12 +156,15 @@ class System:
 
     Attributes:
         name: As given.
+        source: Where the spans come from; an extractor gives all, those below its thresholds included.
         windower: Of the checkpoint.
+        calibration: Of the checkpoint.
     """
 
     name: str
     source: Extractor | PredictionFile
     windower: Windower | None = None
+    calibration: Calibration | None = None
 
     @property
     def notes(self) -> list[str]:
@@ -169,11 +173,16 @@ class System:
             return [f"{self.source.left_out:,} predicted spans were left out: their labels map to nothing."]
         return []
 
+    def proposals(self, articles: Iterable[Article]) -> Iterator[tuple[Article, list[Entity], list[Entity]]]:
+        """Each article with what the system finds in it, and with what it leaves out because of its thresholds."""
+        pairs = self.source.pairs(articles) if isinstance(self.source, PredictionFile) else predict(self.source, articles)
+        for article, entities in pairs:
+            kept = [one for one in entities if self.calibration is None or self.calibration.reaches(one)]
+            yield article, kept, [one for one in entities if one not in kept]
+
     def pairs(self, articles: Iterable[Article]) -> Iterator[Pair]:
-        """Each article with what was predicted for it."""
-        if isinstance(self.source, PredictionFile):
-            return self.source.pairs(articles)
-        return predict(self.source, articles)
+        """Each article with what the system finds in it."""
+        return ((article, kept) for article, kept, _ in self.proposals(articles))
 
 
 def open_system(name: str, device: str = "auto") -> System:
@@ -192,8 +201,5 @@ def open_system(name: str, device: str = "auto") -> System:
 
 def open_checkpoint(name: str, device: str = "auto", runtime: str = "torch", precision: str = "float32") -> System:
     """A checkpoint, ready to predict; by default as the reference that figures are reported with, torch in float32."""
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()  # of loading, which is over in a moment
-    extractor = Extractor.from_pretrained(name, device=device, runtime=runtime, precision=precision)
-    return System(name, extractor, extractor.windower)
+    extractor = Extractor.from_pretrained(name, device=device, runtime=runtime, precision=precision, thresholds=False)
+    return System(name, extractor, extractor.windower, extractor.calibration)

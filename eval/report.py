@@ -30,6 +30,7 @@ def build_report(
     data: Mapping[str, Any],
     seqeval: Mapping[str, Any] | None,
     notes: Sequence[str] = (),
+    stored_thresholds: Mapping[str, float] | None = None,
     resamples: int = RESAMPLES,
 ) -> dict[str, Any]:
     """All figures of a report.
@@ -40,6 +41,7 @@ def build_report(
         data: The file that it was scored on: ``file``, ``sha256``.
         seqeval: The scores of seqeval, or ``None`` if it was left out.
         notes: What a reader must know about the predictions.
+        stored_thresholds: What the checkpoint cuts each label's scores at.
         resamples: How many the intervals rest on.
     """
     totals = tally.totals(resamples)
@@ -62,6 +64,8 @@ def build_report(
         "errors": {kind: _errors(tally, totals, kind) for kind in KINDS},
         "calibration": calibration.calibration(totals) if scored else None,
         "thresholds": calibration.thresholds(totals) if scored else None,
+        "stored_thresholds": stored_thresholds,
+        "without_thresholds": calibration.without_thresholds(totals) if stored_thresholds else None,
         "slices": {
             name: _slice(totals, name) for name in tally.slice_names if name not in tally.fields or tally.field_counts[name]
         },

@@ -12,7 +12,6 @@ import argparse
 import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
@@ -22,6 +21,7 @@ from casualty_ner.documents import Article
 from casualty_ner.encoders import sha256
 from casualty_ner.errors import ConfigError
 from casualty_ner.labels import LABELS
+from eval.arguments import add_articles
 from eval.markdown import escape, table, write_both
 from eval.matching import SCHEMES
 from eval.predictions import System, open_system
@@ -75,10 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of ``python -m eval.seeds``."""
     parser = argparse.ArgumentParser(prog="eval.seeds", description="Mean and spread of F1 over several checkpoints.")
     parser.add_argument("systems", nargs="+", metavar="SYSTEM", help="checkpoints, folders with a report, or prediction files")
-    parser.add_argument("--data", required=True, help="a corpus folder or a JSONL file")
-    parser.add_argument("--split", help="the split of a corpus folder (default: test)")
-    parser.add_argument("--out", required=True, type=Path, help="the folder for seeds.md and seeds.json")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, … (default: %(default)s)")
+    add_articles(parser, "seeds.md and seeds.json")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     return run_command(lambda: _run(options))

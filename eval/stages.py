@@ -50,7 +50,14 @@ def host_rate(extractor: Extractor, texts: Sequence[str]) -> float:
     tokens = extractor.windower.tokenize(texts)
     remembered = Remembered(extractor.runtime)
     remembered.learn(_windows(extractor, tokens), extractor.batch_tokens)
-    alone = Extractor(extractor.windower, remembered, extractor.tag_order, extractor.batch_tokens, extractor.processes)  # type: ignore[arg-type]
+    alone = Extractor(
+        extractor.windower,
+        remembered,  # type: ignore[arg-type]
+        extractor.tag_order,
+        extractor.batch_tokens,
+        calibration=extractor.calibration,
+        processes=extractor.processes,
+    )
     start = time.perf_counter()
     alone.extract(list(texts))
     some = list(islice(cycle(texts), max(len(texts), round(len(texts) * _SECONDS / (time.perf_counter() - start)))))

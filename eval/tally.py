@@ -103,12 +103,20 @@ class Tally:
     def slice_names(self) -> list[str]:
         return [*self._slices, *SPAN_SLICES, *([WINDOW_SLICE] if self.windower else [])]
 
-    def add(self, article: Article, predicted: Sequence[Entity]) -> None:
-        """Count one article; both its spans and the predicted ones are sorted and flat."""
+    def add(self, article: Article, predicted: Sequence[Entity], below: Sequence[Entity] = ()) -> None:
+        """Count one article; both its spans and the predicted ones are sorted and flat.
+
+        Args:
+            article: The annotated article.
+            predicted: What the system finds in it.
+            below: What it would find too, were it not for the thresholds of its scores; counted in calibration and
+                threshold curves alone.
+        """
         matching = match(article.spans, predicted)
         errors = find_errors(article.spans, predicted, matching)
         cells: dict[Column, float] = defaultdict(int)
         self._count_spans(cells, article, predicted, matching)
+        self._count_scores(cells, article, [*predicted, *below])
         for error in errors:
             cells["error", error.kind, error.label] += 1
             self._keep_example(article, error)
@@ -151,13 +159,18 @@ class Tally:
                 cells[name, where, "predicted", label] += 1
                 if correct:
                     cells[name, where, "correct", label] += 1
+
+    def _count_scores(self, cells: dict[Column, float], article: Article, proposed: Sequence[Entity]) -> None:
+        annotated = set(article.spans)
+        for entity in proposed:
+            label = entity.label
             if entity.score != entity.score:  # NaN: the system gives none
                 self.unscored += 1
                 continue
             score = min(int(entity.score * SCORE_BINS + 1e-9), SCORE_BINS - 1)  # 0.29 * 100 is a little less than 29
             cells["score", label, score] += 1
             cells["score sum", label, score] += entity.score
-            if correct:
+            if entity.span in annotated:
                 cells["score correct", label, score] += 1
 
     def _append(self, cells: Mapping[Column, float]) -> None:

@@ -50,7 +50,8 @@ def _bert() -> tuple[PreTrainedTokenizerFast, BertModel]:
     trainer = trainers.WordPieceTrainer(vocab_size=_VOCABULARY, special_tokens=special)
     learner.train_from_iterator((text.lower() for text in texts()), trainer)
     tokenizer = BertTokenizerFast(vocab=learner.get_vocab(), do_lower_case=True)
-    config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=128, pad_token_id=tokenizer.pad_token_id, **_SIZE)
+    size = {**_SIZE, "num_attention_heads": 1}  # of 32 dimensions, which the runtime native takes
+    config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=128, pad_token_id=tokenizer.pad_token_id, **size)
     return tokenizer, BertModel(config)
 
 

@@ -46,8 +46,10 @@ def write_card(
         "```python\nfrom casualty_ner import Extractor\n\n"
         f'Extractor.from_pretrained("{config.run.directory}/{config.run.name}").extract("At least 36 people were killed, police said.")\n```\n\n'
         "A plain transformers directory: `AutoModelForTokenClassification.from_pretrained` loads it too. The `Extractor` adds "
-        f"overlapping windows of {config.window.size} tokens for long texts, legal tag sequences and whole words.",
-        "## Results\n\nStrict: label and both character offsets must match. F1 with its 95 % bootstrap interval over articles. "
+        f"overlapping windows of {config.window.size} tokens for long texts, legal tag sequences, whole words, calibrated scores, and a threshold for each "
+        "label that was chosen on validation.",
+        "## Results\n\nStrict: label and both character offsets must match. F1 with its 95 % bootstrap interval over articles; with the "
+        "thresholds (the report also has the figures without). "
         "The whole report: `report/SPLIT/report.html`.",
         *(f"### {split}\n\n{_table(report['strict'])}" for split, report in reports.items()),
         "## Training\n\n"

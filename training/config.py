@@ -29,10 +29,12 @@ class EncoderConfig(_Section):
     revision: str | None
     dropout: Fraction | None
     attention_dropout: Fraction | None
+    freeze_embeddings: bool
 
 
 class DataConfig(_Section):
     path: Annotated[str, Field(min_length=1)]
+    articles: Count | None
 
 
 class WindowConfig(_Section):

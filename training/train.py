@@ -10,6 +10,7 @@ training.train …`` runs it on several processes.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import logging
 import math
@@ -38,6 +39,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from casualty_ner.calibration import fit
 from casualty_ner.checkpoint import WindowSize, load_checkpoint, max_positions, save_metadata
 from casualty_ner.cli import run_command
 from casualty_ner.dataset import load_articles, split_files
@@ -57,7 +59,7 @@ from eval.markdown import summary
 from eval.predictions import System, predict
 from training.batches import LENGTH_STEP, TokenBudgetSampler
 from training.card import write_card
-from training.config import Config, EncoderConfig, load_config
+from training.config import Config, DataConfig, EncoderConfig, load_config
 from training.curve import plot_curve
 from training.run import CHECKPOINTS, Run, data_fingerprint
 from training.trainer import WindowTrainer
@@ -80,7 +82,7 @@ def train(config: Config, resume: bool = False) -> Path | None:
     """
     started = time.perf_counter()
     state = PartialState(cpu=_on_cpu(config))
-    corpus = _load_corpus(config.data.path)
+    corpus = _load_corpus(config.data)
     run = Run(config)
     if state.is_main_process:
         run.begin(resume, corpus.fingerprint)
@@ -131,6 +133,7 @@ def train(config: Config, resume: bool = False) -> Path | None:
     facts = {
         "encoder": {"name": config.encoder.name, "origin": source.origin, "revision": config.encoder.revision},
         "training": {
+            "articles": len(corpus.articles["train"]),
             "tokens_per_epoch": sampler.tokens,
             "padding_share": sampler.padding_share,
             "tokens_per_second": speed * state.num_processes,
@@ -170,12 +173,24 @@ class _Corpus:
         return data_fingerprint(self.files, {split: len(articles) for split, articles in self.articles.items()})
 
 
-def _load_corpus(path: str) -> _Corpus:
+def _load_corpus(settings: DataConfig) -> _Corpus:
+    path = settings.path
     files = split_files(path)
     for split in ("train", "validation"):
         if split not in files:
             raise RecordError(path, None, f"training needs {split}.jsonl; it has {', '.join(files)}")
-    return _Corpus(files, {split: load_articles(file) for split, file in files.items()})
+    articles = {split: load_articles(file) for split, file in files.items()}
+    if settings.articles is not None:
+        articles["train"] = _draw(articles["train"], settings.articles, files["train"])
+    return _Corpus(files, articles)
+
+
+def _draw(articles: Sequence[Article], count: int, file: Path) -> list[Article]:
+    """`count` articles whose ids have the smallest hashes, in their order: a random draw, the same everywhere."""
+    if count > len(articles):
+        raise ConfigError(f"data.articles: {count} are asked for, {file} holds {len(articles)}; set it to null for all")
+    ranks = sorted(hashlib.sha256(article.id.encode()).digest() for article in articles)
+    return [article for article in articles if hashlib.sha256(article.id.encode()).digest() <= ranks[count - 1]]
 
 
 def _load_encoder(config: Config, source: Source) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
@@ -194,6 +209,8 @@ def _load_encoder(config: Config, source: Source) -> tuple[PreTrainedModel, PreT
         raise CheckpointError(
             f"{config.encoder.name}: cannot be loaded as an encoder: {type(error).__name__}: {first_line(error)}"
         ) from None
+    if config.encoder.freeze_embeddings:
+        model.get_input_embeddings().requires_grad_(False)
     limit = max_positions(settings)
     if limit is not None and config.window.size > limit:
         raise ConfigError(f"window.size: {config.window.size} is more than the {limit} positions of {config.encoder.name}")
@@ -307,12 +324,17 @@ def _finish(config: Config, run: Run, trainer: WindowTrainer, corpus: _Corpus, f
     folder = run.partial
     trainer.save_model(str(folder))
     (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; config.training.yaml says the same
-    save_metadata(folder, WindowSize(config.window.size, config.window.overlap), **facts)
+    window, device = WindowSize(config.window.size, config.window.overlap), "cpu" if _on_cpu(config) else "auto"
+    save_metadata(folder, window, **facts)
+    uncalibrated = Extractor.from_checkpoint(load_checkpoint(folder), device)
+    found = predict(uncalibrated, corpus.articles["validation"])
+    calibration = fit((article.spans, entities) for article, entities in found)
+    save_metadata(folder, window, **facts, calibration=calibration.to_dict())
     with open(folder / "history.jsonl", "w", encoding="utf-8") as stream:
         stream.writelines(map(dump_line, trainer.state.log_history))
     plot_curve(trainer.state.log_history, folder / "curve.png")
-    extractor = Extractor.from_checkpoint(load_checkpoint(folder), "cpu" if _on_cpu(config) else "auto")
-    system = System(config.run.name, extractor, extractor.windower)
+    extractor = Extractor.from_checkpoint(load_checkpoint(folder), device, thresholds=False)
+    system = System(config.run.name, extractor, extractor.windower, calibration)
     reports = {
         split: evaluate(system, corpus.articles[split], data=corpus.files[split], out=folder / "report" / split)
         for split in ("validation", "test")

@@ -3,14 +3,16 @@
 ========  ==========================  =====================================================================
 runtime   precisions                  needs
 ========  ==========================  =====================================================================
+native    bfloat16                    a CPU with AMX, Linux and a C++ compiler; BERT encoders; the fastest where it runs
 torch     float32, bfloat16, float16  nothing more; the only one that runs on a GPU, and float16 only there
-openvino  float32, bfloat16, int8     ``pip install 'casualty-ner[openvino]'``; the fastest on an x86 CPU
+openvino  float32, bfloat16, int8     ``pip install 'casualty-ner[openvino]'``; fast on any x86 CPU
 onnx      float32, int8               ``pip install 'casualty-ner[onnx]'``
 ========  ==========================  =====================================================================
 
-``auto`` takes OpenVINO on a CPU where it is installed, else torch; and of the precisions float16 on a GPU, bfloat16 where the
-processor has units for it, else float32. float16 rounds an eighth as much as bfloat16, and a GPU's matrix units are as fast in
-either; a network whose numbers are too large for it is an error that says so. int8 changes the model more than rounding does, so it is only ever run from an export, whose
+``auto`` takes native on a CPU where machine and model allow it, else OpenVINO where it is installed, else torch; and of the
+precisions float16 on a GPU, bfloat16 where the processor has units for it, else float32. float16 rounds an eighth as much as
+bfloat16, and a GPU's matrix units are as fast in either; a network whose numbers are too large for it is an error that says so.
+int8 changes the model more than rounding does, so it is only ever run from an export, whose
 F1 was measured (`casualty_ner.export`).
 """
 
@@ -29,13 +31,17 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 PRECISIONS = {
+    "native": ("bfloat16",),
     "torch": ("float32", "bfloat16", "float16"),
     "openvino": ("float32", "bfloat16", "int8"),
     "onnx": ("float32", "int8"),
 }
 """The runtimes, and what each can compute in."""
 
-_PACKAGES = {"torch": ("torch",), "openvino": ("openvino",), "onnx": ("onnxruntime", "onnxscript")}
+EXPORTABLE = ("openvino", "onnx")
+"""Those that a checkpoint can be exported for; the others read it as it is."""
+
+_PACKAGES = {"native": ("numpy",), "torch": ("torch",), "openvino": ("openvino",), "onnx": ("onnxruntime", "onnxscript")}
 
 
 class Runtime(Protocol):
@@ -76,7 +82,7 @@ class Runtime(Protocol):
 
 
 def choose(runtime: str, precision: str, on_cpu: bool) -> tuple[str, str]:
-    """Resolve ``auto`` to a runtime and a precision that this machine has.
+    """Resolve ``auto`` to a runtime, for any model, and a precision that this machine has.
 
     Raises:
         CheckpointError: There is no such runtime or precision, it is not installed, or the processor cannot do it.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from casualty_ner.checkpoint import architecture, load_weights
 from casualty_ner.encoders import sha256
-from casualty_ner.errors import CheckpointError, first_line
+from casualty_ner.errors import CheckpointError, UnsupportedError, first_line
 from casualty_ner.runtimes import AUTO, PRECISIONS, Runtime, choose
 
 if TYPE_CHECKING:
@@ -33,12 +33,20 @@ def load_runtime(description: Description, device: str, runtime: str, precision:
     from casualty_ner.runtimes.torch import TorchRuntime, choose_device
 
     chosen = choose_device(device)
-    runtime, precision = choose(runtime, precision, chosen.type == "cpu")
+    on_cpu = chosen.type == "cpu"
+    if runtime == AUTO and on_cpu and precision in (AUTO, "bfloat16") and _native_runs(description):
+        runtime = "native"
+    runtime, precision = choose(runtime, precision, on_cpu)
     if precision == "int8":
         raise CheckpointError(
             f"{description.location}: int8 changes a model enough to be measured first; make an export with "
             f"'casualty-ner export --runtime {runtime} --precision int8 …' and load that"
         )
+    if runtime == "native":
+        from casualty_ner.runtimes import native
+
+        native.require(description.config)
+        return native.NativeRuntime(load_weights(description))
     checkpoint = load_weights(description)
     if runtime == "openvino":
         from casualty_ner.runtimes import openvino
@@ -74,6 +82,17 @@ def _on_cuda(model: PreTrainedModel, device: torch.device, description: Descript
             network.release()
     logger.warning("%s: %s; running padded batches, which is slower", description.location, reason)
     return TorchRuntime(model, device, description.pad_id)
+
+
+def _native_runs(description: Description) -> bool:
+    from casualty_ner.runtimes import native
+
+    try:
+        native.require(description.config)
+    except UnsupportedError as error:
+        logger.info("%s: taking another than the fastest: %s", description.location, error)
+        return False
+    return True
 
 
 def _load_export(description: Description, export: Mapping[str, Any], device: str, runtime: str, precision: str) -> Runtime:

@@ -149,7 +149,7 @@ def test_the_host_alone_finds_the_same(checkpoint: Path, corpus: Path) -> None:
     some = [article.text for article in load_articles(corpus / "test.jsonl")]
     remembered = stages.Remembered(extractor.runtime)
     remembered.learn(stages._windows(extractor, extractor.windower.tokenize(some)), 4096)
-    alone = Extractor(extractor.windower, remembered, extractor.tag_order)
+    alone = Extractor(extractor.windower, remembered, extractor.tag_order, calibration=extractor.calibration)
     expected = extractor.extract(some)
     assert [[one.span for one in of] for of in alone.extract(some)] == [[one.span for one in of] for of in expected]
     assert stages.host_rate(extractor, some) > 0

@@ -51,3 +51,25 @@ def test_a_score_counts_at_its_own_threshold(percent: int) -> None:
     report = report_of((article("A0:4"), entities("A0:4", percent / 100)))
     recall = report["thresholds"]["micro"]["recall"]
     assert recall == [1.0] * (percent + 1) + [0.0] * (99 - percent)
+
+
+def test_hand_worked_thresholds_of_the_checkpoint() -> None:
+    """What is below them counts in the curves and in the figures without them, and nowhere else."""
+    stored = {"ACTOR": 0.6, "COUNT": 0.41, "CASUALTY_TYPE": 0.0, "SOURCE": 0.99}
+    kept = entities("A0:4", 0.9) + entities("A5:9", 0.6) + entities("N30:34", 0.5)
+    below = entities("A20:24", 0.3) + entities("N40:44", 0.4)
+    report = report_of((article("A0:4 A5:9 N40:44"), kept, below), stored_thresholds=stored)
+    without = report["without_thresholds"]
+    assert report["stored_thresholds"] == stored
+    assert (report["strict"]["labels"]["ACTOR"]["f1"], without["labels"]["ACTOR"]["f1"]) == (1.0, pytest.approx(0.8))
+    assert (report["strict"]["labels"]["COUNT"]["f1"], without["labels"]["COUNT"]["f1"]) == (0.0, pytest.approx(2 / 3))
+    assert (report["strict"]["micro"]["predicted"], without["micro"]["predicted"]) == (3, 5)
+    assert (without["micro"]["correct"], without["micro"]["annotated"]) == (3, 3)
+    assert report["thresholds"]["micro"]["f1"][0] == without["micro"]["f1"]
+    assert sum(one["spans"] for one in report["calibration"]["micro"]["bins"]) == 5
+    assert sum(report["confusion"]["counts"][-1]) == 1
+
+
+def test_without_thresholds_there_is_nothing_to_say_of_them() -> None:
+    report = report_of((article("A0:4"), entities("A0:4", 0.5)))
+    assert report["stored_thresholds"] is report["without_thresholds"] is None

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from casualty_ner import Extractor
 from casualty_ner.dataset import load_articles
-from casualty_ner.documents import Article, Entity
+from casualty_ner.documents import Article
 from casualty_ner.labels import LABELS
 from casualty_ner.records import read_records, write_records
 from casualty_ner.scoring import macro_f1, micro, strict_counts
@@ -22,11 +23,13 @@ from tests.eval.cases import article, entities, unscored
 FILES = ["f1.png", "confusion.png", "errors.png", "slices.png", "report.html", "report.json", "report.md", "predictions.jsonl"]
 
 
-def report_of(*pairs: tuple[Article, Sequence[Entity]], **options: Any) -> dict[str, Any]:
+def report_of(*cases: Sequence[Any], stored_thresholds: Mapping[str, float] | None = None, **options: Any) -> dict[str, Any]:
+    """The report on cases of an article, what is predicted, and perhaps what is below the thresholds."""
     tally = Tally(**options)
-    for one, predicted in pairs:
-        tally.add(one, predicted)
-    return build_report(tally, system="s", data={"file": "f", "sha256": "0" * 64}, seqeval=None, resamples=50)
+    for case in cases:
+        tally.add(*case)
+    data = {"file": "f", "sha256": "0" * 64}
+    return build_report(tally, system="s", data=data, seqeval=None, stored_thresholds=stored_thresholds, resamples=50)
 
 
 def run(corpus: Path, out: Path, *arguments: str) -> dict[str, Any]:
@@ -71,7 +74,12 @@ def test_a_checkpoint_is_scored_on_a_single_file(
     # What was written can be scored again, and gives the same.
     again = run(corpus, tmp_path / "again", "--predictions", str(tmp_path / "predictions.jsonl"), "--resamples", "1000")
     assert {scheme: again[scheme] for scheme in SCHEMES} == {scheme: report[scheme] for scheme in SCHEMES}
-    assert again["calibration"] == report["calibration"]
+    assert again["stored_thresholds"] is None  # a file says nothing of them
+    everything = Extractor.from_pretrained(checkpoint, device="cpu", runtime="torch", precision="float32", thresholds=False)
+    proposed = sum(len(entities) for entities in everything.extract([one.text for one in articles]))
+    assert report["without_thresholds"]["micro"]["predicted"] == proposed > report["strict"]["micro"]["predicted"]
+    assert "What the thresholds do that the checkpoint holds" in text
+    assert "What the thresholds do that the checkpoint holds" in (tmp_path / "report.html").read_text()
 
 
 def test_the_strict_figures_are_those_of_the_counts() -> None:

@@ -37,7 +37,7 @@ def test_recordings_give_every_thread_its_own_scores(checkpoint: Path, fake_cuda
     expected = Extractor.from_checkpoint(loaded, "cpu").extract(some)
     windower = Windower(loaded.tokenizer, loaded.window.size, loaded.window.overlap)
     runtime = CudaRuntime(PackedNetwork(loaded.model), CPU, fuse=False)
-    found = Extractor(windower, runtime, loaded.tag_order, 700).extract(some)
+    found = Extractor(windower, runtime, loaded.tag_order, 700, calibration=loaded.calibration).extract(some)
     assert [[one.span for one in of] for of in found] == [[one.span for one in of] for of in expected]
     shapes = {graph.shape for graph in fake_cuda.graphs}
     assert len(fake_cuda.graphs) == len(shapes) > 1  # each shape is recorded once

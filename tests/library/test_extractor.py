@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,10 @@ from hypothesis import strategies as st
 from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
 
 from casualty_ner import Extractor
+from casualty_ner.calibration import Calibration, Scale
+from casualty_ner.checkpoint import load_checkpoint
 from casualty_ner.errors import CheckpointError
-from casualty_ner.labels import TAG_IDS, TAGS
+from casualty_ner.labels import LABELS, TAG_IDS, TAGS
 from tests.library.fakes import hash_extractor
 from tests.tiny import FAMILIES, texts
 
@@ -145,6 +148,24 @@ def test_other_label_order_is_followed(checkpoint: Path, tmp_path: Path) -> None
     assert [entity.span for entity in Extractor.from_pretrained(tmp_path).extract(text)] == expected != []
 
 
+def test_calibrated_scores_leave_the_entities_and_thresholds_only_take_away(checkpoint: Path) -> None:
+    loaded = load_checkpoint(checkpoint)
+    assert loaded.calibration is not None
+    some = texts(20)
+    plain = Extractor.from_checkpoint(replace(loaded, calibration=None), "cpu").extract(some)
+    calibrated = Extractor.from_checkpoint(loaded, "cpu", thresholds=False).extract(some)
+    assert [[one.span for one in found] for found in plain] == [[one.span for one in found] for found in calibrated]
+    assert calibrated != plain
+    for found, scaled in zip(plain, calibrated, strict=True):
+        labels = np.array([LABELS.index(one.label) for one in found], dtype=np.int64)
+        scores, _ = loaded.calibration.apply(np.array([one.score for one in found]), labels)
+        assert [one.score for one in scaled] == pytest.approx(scores.tolist())
+    scales = {label: Scale(1.0, 0.0, threshold=0.2) for label in LABELS}
+    cut = Extractor.from_checkpoint(replace(loaded, calibration=Calibration(scales)), "cpu")
+    for found, kept in zip(plain, cut.extract(some), strict=True):
+        assert [one.span for one in kept] == [one.span for one in found if one.score >= 0.2]
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -155,6 +176,7 @@ def test_other_label_order_is_followed(checkpoint: Path, tmp_path: Path) -> None
         (lambda folder: (folder / "tokenizer.json").write_text("{"), "cannot be loaded"),
         (lambda folder: (folder / "casualty_ner.json").write_text("{}"), "not readable as checkpoint metadata"),
         (lambda folder: _edit(folder / "casualty_ner.json", format_version=99), "format version 99"),
+        (lambda folder: _edit(folder / "casualty_ner.json", calibration={"ACTOR": {}}), "not readable as checkpoint metadata"),
         (lambda folder: _edit(folder / "casualty_ner.json", window={"size": 999, "overlap": 8}), "longer than the 128 positions"),
         (
             lambda folder: _edit(folder / "config.json", id2label={"0": "PER", "1": "O"}),

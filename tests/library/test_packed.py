@@ -56,7 +56,7 @@ def test_an_extractor_over_packed_windows_finds_the_same(checkpoint: Path, plain
     windower = Windower(loaded.tokenizer, loaded.window.size, loaded.window.overlap)
     runtime = PackedRuntime(PackedNetwork(loaded.model), CPU)
     for budget in (64, 700, 100_000):
-        found = Extractor(windower, runtime, loaded.tag_order, budget).extract(some)
+        found = Extractor(windower, runtime, loaded.tag_order, budget, calibration=loaded.calibration).extract(some)
         assert [[one.span for one in of] for of in found] == [[one.span for one in of] for of in expected]
         assert np.allclose([one.score for of in found for one in of], [one.score for of in expected for one in of], atol=1e-4)
 

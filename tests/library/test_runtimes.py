@@ -127,7 +127,7 @@ def test_auto_takes_the_fastest_that_is_there(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("runtime", "precision", "on_cpu", "message"),
     [
-        ("warp", "auto", True, "no runtime 'warp'; choose one of auto, torch, openvino, onnx"),
+        ("warp", "auto", True, "no runtime 'warp'; choose one of auto, native, torch, openvino, onnx"),
         ("onnx", "bfloat16", True, "runtime 'onnx' has no precision 'bfloat16'; choose one of auto, float32, int8"),
         ("openvino", "auto", False, "runs on the CPU only"),
         ("onnx", "auto", True, r"not installed; install it with: pip install 'casualty-ner\[onnx\]'"),
@@ -256,18 +256,60 @@ def test_what_was_calibrated_is_remembered_for_this_machine(
 ) -> None:
     monkeypatch.setattr(tuning, "_SECONDS_EACH", 0.02)
     monkeypatch.setattr(tuning, "BUDGETS", (640, 1280))
+    monkeypatch.setattr(tuning, "_WORTH_CHANGING", 0.0)  # the fastest, by however little
     folder = exports("onnx", "float32")
     assert Extractor.from_pretrained(folder).batch_tokens == tuning.DEFAULT_BUDGETS["onnx"]
     best = tuning.calibrate(Extractor.from_pretrained(folder))
     extractor = Extractor.from_pretrained(folder)
     assert (extractor.batch_tokens, extractor.runtime.workers) == (best.batch_tokens, best.workers)
-    assert best.batch_tokens in (640, 1280)
+    assert best.batch_tokens in (640, 1024, 1280)
     assert Extractor.from_pretrained(folder, batch_tokens=99).batch_tokens == 99
     monkeypatch.setattr("casualty_ner.runtimes.onnx.cpu_and_cores", lambda: "another machine")
     assert Extractor.from_pretrained(folder).batch_tokens == tuning.DEFAULT_BUDGETS["onnx"]
     tuning.tuning_file().write_text("{broken")
     assert Extractor.from_pretrained(folder).batch_tokens == tuning.DEFAULT_BUDGETS["onnx"]
     assert "run casualty-ner calibrate again" in caplog.text
+
+
+def test_only_what_is_clearly_faster_changes_a_default(
+    exports: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extractor = Extractor.from_pretrained(exports("onnx", "float32"))
+    rates = {1024: 100.0, 2048: 109.0, 4096: 50.0}
+    monkeypatch.setattr(tuning, "_rate", lambda runtime, windows, budget: rates[budget])
+    assert tuning.calibrate(extractor).batch_tokens == 1024
+    rates[2048] = 111.0
+    assert tuning.calibrate(extractor) == tuning.Tuning(extractor.runtime.workers, 2048, 111.0)
+    assert extractor.batch_tokens == 2048
+
+
+def test_the_first_long_stream_calibrates_once_and_changes_no_result(
+    exports: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tuning, "_SECONDS_EACH", 0.02)
+    monkeypatch.setattr("casualty_ner.extractor._CHUNK_CHARS", 2_000)
+    caplog.set_level("INFO", logger="casualty_ner.tuning")
+    folder, some = exports("onnx", "float32"), texts(20)
+    extractor = Extractor.from_pretrained(folder)
+    alone = [[entity.span for entity in extractor.extract(text)] for text in some]
+    assert not tuning.tuning_file().exists()  # none of these was long
+    assert [[entity.span for entity in found] for found in extractor.stream(iter(some))] == alone
+    assert tuning.tuning_file().exists()
+    assert extractor.extract(some) and Extractor.from_pretrained(folder).extract(some)
+    assert caplog.text.count("are the fastest here") == 1
+    tuning.tuning_file().unlink()
+    Extractor.from_pretrained(folder, batch_tokens=700).extract(some)  # who gives a budget gets it
+    assert not tuning.tuning_file().exists()
+
+
+def test_a_stream_goes_on_where_nothing_can_be_remembered(
+    exports: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tuning, "_SECONDS_EACH", 0.02)
+    monkeypatch.setattr("casualty_ner.extractor._CHUNK_CHARS", 2_000)
+    monkeypatch.setenv("CASUALTY_NER_CACHE", "/proc/none")
+    assert len(Extractor.from_pretrained(exports("onnx", "float32")).extract(texts(20))) == 20
+    assert "set CASUALTY_NER_CACHE" in caplog.text
 
 
 def test_a_cache_that_cannot_be_written(exports: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch) -> None:

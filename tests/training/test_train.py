@@ -18,13 +18,14 @@ from transformers import AutoModelForTokenClassification, PreTrainedModel
 from casualty_ner import Extractor
 from casualty_ner.dataset import load_articles
 from casualty_ner.errors import CheckpointError, ConfigError, RecordError
+from casualty_ner.labels import LABELS
 from casualty_ner.records import read_records, write_records
 from casualty_ner.runtimes.packed import compile_layers
 from tests.conftest import ROOT, tiny_overrides
 from tests.tiny import FAMILIES, texts
 from training import train as train_module
 from training.config import load_config
-from training.train import limit_share, train
+from training.train import _draw, limit_share, train
 
 CONFIGS = {"bert": "conflibert", "modernbert": "modernbert", "deberta-v3": "deberta-v3", "xlm-roberta": "xlm-roberta"}
 
@@ -77,11 +78,35 @@ def test_a_run_folder_holds_what_a_reader_needs(checkpoint: Path, corpus: Path) 
     assert facts["window"] == {"size": 64, "overlap": 16}
     assert 0 <= facts["training"]["padding_share"] < 0.3
     assert facts["training"]["tokens_per_second"] > 0
+    assert facts["training"]["articles"] == len(load_articles(corpus / "train.jsonl"))
+    assert facts["calibration"].keys() == set(LABELS)
+    stored = json.loads((checkpoint / "report" / "test" / "report.json").read_text())["stored_thresholds"]
+    assert stored == {label: scale["threshold"] for label, scale in facts["calibration"].items()}
     card = (checkpoint / "README.md").read_text()
     micro = json.loads((checkpoint / "report" / "test" / "report.json").read_text())["strict"]["micro"]
     low, high = micro["interval"]["f1"]
     assert f"{micro['f1']:.3f} | {low:.3f}–{high:.3f} | {micro['annotated']} |" in card
     assert (checkpoint / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_draw_of_articles_lies_within_a_larger_one(corpus: Path, tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    articles = load_articles(corpus / "train.jsonl")
+    small, large = (_draw(articles, count, corpus / "train.jsonl") for count in (5, 9))
+    assert (len(small), len(large)) == (5, 9)
+    assert {one.id for one in small} < {one.id for one in large}
+    overrides = [*tiny_overrides(tiny("bert"), corpus, tmp_path), f"data.articles={len(articles) + 1}"]
+    with pytest.raises(ConfigError, match=r"data.articles: .* are asked for"):
+        train(load_config(ROOT / "configs" / "minilm.yaml", overrides))
+
+
+def test_frozen_embeddings_stay_as_they_were(tiny: Callable[[str], Path], corpus: Path, tmp_path: Path) -> None:
+    overrides = tiny_overrides(tiny("bert"), corpus, tmp_path)
+    folder = train(load_config(ROOT / "configs" / "minilm.yaml", [*overrides, "encoder.freeze_embeddings=true"]))
+    assert folder is not None
+    before, after = (load_file(one / "model.safetensors") for one in (tiny("bert"), folder))
+    assert torch.equal(before["embeddings.word_embeddings.weight"], after["bert.embeddings.word_embeddings.weight"])
+    name = "encoder.layer.0.output.dense.weight"
+    assert not torch.equal(before[name], after[f"bert.{name}"])
 
 
 def test_compiled_it_learns_the_same(
