@@ -42,6 +42,7 @@ from casualty_ner.export import write_export
 from casualty_ner.extractor import Extractor
 from casualty_ner.machine import cores, cpu_name
 from casualty_ner.runtimes import EXPORTABLE, PRECISIONS, Runtime, choose
+from casualty_ner.runtimes.torch import TorchRuntime, choose_device
 from casualty_ner.scoring import micro, strict_counts
 from casualty_ner.windows import Windower
 from eval.limits import MatmulLimit, linear_shapes, operations
@@ -111,7 +112,6 @@ def _step(name: str, checkpoint: Checkpoint, device: str) -> Extractor:
 
     from casualty_ner.runtimes.cuda import CudaRuntime
     from casualty_ner.runtimes.packed import PackedNetwork, missing
-    from casualty_ner.runtimes.torch import TorchRuntime, choose_device
     from casualty_ner.tuning import DEFAULT_BUDGETS
 
     chosen = choose_device(device)
@@ -496,6 +496,7 @@ def _run(options: argparse.Namespace) -> int:
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    choose_device(options.device)  # before anything is loaded: is it there?
     data = split_file(options.data, options.split)
     articles = load_articles(data)
     if options.probe:

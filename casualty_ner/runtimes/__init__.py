@@ -11,8 +11,8 @@ onnx      float32, int8               ``pip install 'casualty-ner[onnx]'``
 
 ``auto`` takes native on a CPU where machine and model allow it, else OpenVINO where it is installed, else torch; and of the
 precisions float16 on a GPU, bfloat16 where the processor has units for it, else float32. float16 rounds an eighth as much as
-bfloat16 at the same speed, so that what is found on a GPU is what float32 finds; a network whose numbers are too large for it is an
-error that says so. int8 changes the model more than rounding does, so it is only ever run from an export, whose
+bfloat16, and a GPU's matrix units are as fast in either; a network whose numbers are too large for it is an error that says so.
+int8 changes the model more than rounding does, so it is only ever run from an export, whose
 F1 was measured (`casualty_ner.export`).
 """
 

@@ -40,6 +40,12 @@ def test_the_command_measures_a_model_without_training(
     assert all("f1" not in row for row in report["systems"])  # of nonsense there is none
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_device_that_is_not_there(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert benchmark.main(["--device", "cuda", "--data", str(corpus), "--out", str(tmp_path)]) == 2
+    assert "device 'cuda' cannot be used" in capsys.readouterr().err
+
+
 def test_the_rows_of_a_gpu(checkpoint: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same code as on a GPU, but for CUDA's own, which `FakeCuda` stands for, and the compiler."""
     names = benchmark.system_names("cuda")
