@@ -19,6 +19,7 @@ from casualty_ner.calibration import Calibration
 from casualty_ner.encoders import resolve
 from casualty_ner.errors import CheckpointError, first_line
 from casualty_ner.labels import TAGS, tag_order
+from casualty_ner.windows import Windower
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
@@ -67,6 +68,10 @@ class Description:
     @property
     def pad_id(self) -> int:
         return self.tokenizer.pad_token_id or 0
+
+    def windower(self) -> Windower:
+        """For its tokenizer, with its window."""
+        return Windower(self.tokenizer, self.window.size, self.window.overlap)
 
 
 @dataclass(frozen=True, slots=True)

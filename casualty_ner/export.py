@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from casualty_ner.extractor import Extractor
 from casualty_ner.machine import cpu_name
 from casualty_ner.runtimes import EXPORTABLE, choose
 from casualty_ner.scoring import micro, strict_counts
-from casualty_ner.windows import Windower
 
 MAX_LOSS = 0.005
 _CALIBRATION_WINDOWS = 128
@@ -139,7 +137,7 @@ def _calibration_texts(data: str | Path) -> tuple[list[str], str]:
 
 def _samples(loaded: Checkpoint, texts: Sequence[str]) -> Iterator[Batch]:
     """Windows of evenly spread texts, one a batch."""
-    windower = Windower(loaded.tokenizer, **asdict(loaded.window))
+    windower = loaded.windower()
     step = max(1, len(texts) // _CALIBRATION_WINDOWS)
     for tokens in windower.tokenize(texts[::step][:_CALIBRATION_WINDOWS]):
         for window in windower.windows(tokens)[:1]:

@@ -115,24 +115,23 @@ class Extractor:
         """
         from casualty_ner.checkpoint import load_description
         from casualty_ner.runtimes.load import load_runtime
-        from casualty_ner.tuning import default_budget, tuned
+        from casualty_ner.tuning import default_budget, on_gpu, tuned
 
         description = load_description(checkpoint)
-        windower = Windower(description.tokenizer, description.window.size, description.window.overlap)
         engine = load_runtime(description, device, runtime, precision)
         known = tuned(engine)
         engine, budget = known or (engine, default_budget(engine))
-        on_gpu = engine.name.startswith("cuda")
         if processes is None:
-            processes = spare_processes() if on_gpu else 0
+            processes = spare_processes() if on_gpu(engine) else 0
         return cls(
-            windower,
+            description.windower(),
             engine,
             description.tag_order,
             batch_tokens or budget,
             calibration=description.calibration,
             thresholds=thresholds,
-            tune=known is None and batch_tokens is None and not on_gpu,  # there it takes long: casualty-ner calibrate does it
+            # On a GPU it takes long: casualty-ner calibrate does it there.
+            tune=known is None and batch_tokens is None and not on_gpu(engine),
             processes=processes,
         )
 
@@ -143,10 +142,9 @@ class Extractor:
         """An extractor over a loaded checkpoint as it is: in torch, float32."""
         from casualty_ner.runtimes.torch import TorchRuntime, choose_device
 
-        windower = Windower(checkpoint.tokenizer, checkpoint.window.size, checkpoint.window.overlap)
         runtime = TorchRuntime(checkpoint.model, choose_device(device), checkpoint.pad_id)
         return cls(
-            windower,
+            checkpoint.windower(),
             runtime,
             checkpoint.tag_order,
             batch_tokens,

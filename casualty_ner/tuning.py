@@ -125,7 +125,7 @@ def _rate(runtime: Runtime, windows: list[np.ndarray], budget: int) -> float:
 
     with ThreadPoolExecutor(runtime.workers) as pool:
         # Warm-up: one batch each, or every batch where each shape costs time when it is first met.
-        list(pool.map(run, batches) if _on_gpu(runtime) else pool.map(work, range(runtime.workers)))
+        list(pool.map(run, batches) if on_gpu(runtime) else pool.map(work, range(runtime.workers)))
         start = time.perf_counter()
         until = start + _SECONDS_EACH
         return sum(pool.map(work, range(runtime.workers))) / (time.perf_counter() - start)
@@ -138,10 +138,11 @@ def _batches(runtime: Runtime, windows: list[np.ndarray], budget: int) -> list[l
 
 
 def _budgets(runtime: Runtime) -> tuple[int, ...]:
-    return GPU_BUDGETS if _on_gpu(runtime) else BUDGETS
+    return GPU_BUDGETS if on_gpu(runtime) else BUDGETS
 
 
-def _on_gpu(runtime: Runtime) -> bool:
+def on_gpu(runtime: Runtime) -> bool:
+    """Whether the engine is the one for a GPU, which has settings of its own."""
     return runtime.name.startswith("cuda")
 
 

@@ -40,11 +40,11 @@ from casualty_ner.documents import Article, Span
 from casualty_ner.errors import CheckpointError, OutputError
 from casualty_ner.export import write_export
 from casualty_ner.extractor import Extractor
+from casualty_ner.labels import TAGS
 from casualty_ner.machine import cores, cpu_name
 from casualty_ner.runtimes import EXPORTABLE, PRECISIONS, Runtime, choose
 from casualty_ner.runtimes.torch import TorchRuntime, choose_device
 from casualty_ner.scoring import micro, strict_counts
-from casualty_ner.windows import Windower
 from eval.limits import MatmulLimit, linear_shapes, operations
 from eval.stages import host_rate, network_rate
 from eval.untrained import ENCODER, random_checkpoint
@@ -123,8 +123,9 @@ def _step(name: str, checkpoint: Checkpoint, device: str) -> Extractor:
         raise CheckpointError(f"{name}: {reason}")
     else:
         runtime = CudaRuntime(PackedNetwork(model), chosen, record=name in STEPS[2:], fuse=name in STEPS[3:])
-    windower = Windower(checkpoint.tokenizer, checkpoint.window.size, checkpoint.window.overlap)
-    return Extractor(windower, runtime, checkpoint.tag_order, DEFAULT_BUDGETS["cuda"], calibration=checkpoint.calibration)
+    return Extractor(
+        checkpoint.windower(), runtime, checkpoint.tag_order, DEFAULT_BUDGETS["cuda"], calibration=checkpoint.calibration
+    )
 
 
 class Measured:
@@ -153,17 +154,24 @@ class Measured:
 
 
 class _Counting:
-    """Stands before a runtime and counts tokens with and without padding."""
+    """Stands for a runtime that groups and pads as the real one does, but finds nothing; counts tokens with and without padding."""
+
+    workers = 1  # counted by one thread
 
     def __init__(self, runtime: Any):
         self._runtime, self.padded, self.tokens = runtime, 0, 0
-        self.workers = 1  # counted by one thread
 
     def prepare(self, windows: Sequence[Any]) -> Batch:
         batch: Batch = self._runtime.prepare(windows)
         self.padded += batch.ids.size
         self.tokens += sum(batch.lengths)
         return batch
+
+    def run(self, batch: Batch) -> None:
+        return None
+
+    def finish(self, output: None, batch: Batch) -> list[Any]:
+        return [np.zeros((length, len(TAGS)), dtype=np.float32) for length in batch.lengths]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._runtime, name)

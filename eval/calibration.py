@@ -43,20 +43,10 @@ def thresholds(totals: Totals) -> dict[str, Any]:
     }
 
 
-def without_thresholds(totals: Totals) -> dict[str, Any]:
-    """Precision, recall and F1 of all that the system proposed, whatever its score, per label and together."""
-    return {"micro": _uncut(totals, LABELS), "labels": {label: _uncut(totals, [label]) for label in LABELS}}
-
-
-def _uncut(totals: Totals, labels: Sequence[str]) -> dict[str, Any]:
-    annotated = np.sum([totals("annotated", label) for label in labels], axis=0)
-    predicted, right = (_bins(totals, what, labels).sum(axis=0) for what in ("score", "score correct"))
-    ratios = {
-        "precision": ratio(right, predicted),
-        "recall": ratio(right, annotated),
-        "f1": ratio(2 * right, predicted + annotated),
-    }
-    return with_intervals(ratios, {"correct": right, "predicted": predicted, "annotated": annotated})
+def proposed(totals: Totals, label: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """How many spans the system proposed, whatever their score, and how many of them are right, each of shape ``[1 + resamples]``."""
+    spans, right = (_bins(totals, what, [label]).sum(axis=0) for what in ("score", "score correct"))
+    return spans, right
 
 
 def _bins(totals: Totals, what: str, labels: Sequence[str]) -> NDArray[np.float64]:

@@ -21,11 +21,9 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from casualty_ner.cli import run_command
-from casualty_ner.dataset import load_articles, split_file
 from casualty_ner.documents import Article, Entity, Span
-from casualty_ner.encoders import sha256
 from casualty_ner.labels import LABELS
-from eval.arguments import add_articles
+from eval.arguments import add_articles, read_articles
 from eval.bootstrap import FEW_ARTICLES, LEVEL, RESAMPLES, SEED, interval, ratio, resampled_totals
 from eval.markdown import escape, span, table, write_both
 from eval.predictions import open_system
@@ -233,8 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    data = split_file(options.data, options.split or "test")
-    articles = load_articles(data)
+    articles, data = read_articles(options)
     first, second = (
         [predicted for _, predicted in open_system(name, options.device).pairs(articles)] for name in (options.a, options.b)
     )
@@ -242,7 +239,7 @@ def _run(options: argparse.Namespace) -> int:
         "schema_version": SCHEMA_VERSION,
         "a": options.a,
         "b": options.b,
-        "data": {"file": data.name, "sha256": sha256(data), "articles": len(articles)},
+        "data": data,
         "level": LEVEL,
         "resamples": RESAMPLES,
         "shuffles": SHUFFLES,

@@ -177,8 +177,11 @@ class System:
         """Each article with what the system finds in it, and with what it leaves out because of its thresholds."""
         pairs = self.source.pairs(articles) if isinstance(self.source, PredictionFile) else predict(self.source, articles)
         for article, entities in pairs:
-            kept = [one for one in entities if self.calibration is None or self.calibration.reaches(one)]
-            yield article, kept, [one for one in entities if one not in kept]
+            sides: tuple[list[Entity], list[Entity]] = [], []
+            for entity in entities:
+                below = self.calibration is not None and not self.calibration.reaches(entity)
+                sides[below].append(entity)
+            yield article, *sides
 
     def pairs(self, articles: Iterable[Article]) -> Iterator[Pair]:
         """Each article with what the system finds in it."""

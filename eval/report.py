@@ -65,7 +65,7 @@ def build_report(
         "calibration": calibration.calibration(totals) if scored else None,
         "thresholds": calibration.thresholds(totals) if scored else None,
         "stored_thresholds": stored_thresholds,
-        "without_thresholds": calibration.without_thresholds(totals) if stored_thresholds else None,
+        "without_thresholds": _without_thresholds(totals) if stored_thresholds else None,
         "slices": {
             name: _slice(totals, name) for name in tally.slice_names if name not in tally.fields or tally.field_counts[name]
         },
@@ -110,9 +110,7 @@ def _notes(tally: Tally, totals: Totals, seqeval: Mapping[str, Any] | None) -> l
 
 def _scheme(totals: Totals, scheme: str) -> dict[str, Any]:
     labels = {label: _label_counts(totals, scheme, label) for label in LABELS}
-    micro = {
-        name: np.sum([one[name] for one in labels.values()], axis=0) for name in ("found", "right", "annotated", "predicted")
-    }
+    micro = _together(labels)
     ratios = {label: _ratios(**one) for label, one in labels.items()}
     seen = [label for label, one in labels.items() if one["annotated"][0] or one["predicted"][0]]
     macro = {
@@ -213,17 +211,7 @@ def _slice(totals: Totals, name: str) -> dict[str, Any]:
     values: list[dict[str, Any]] = []
     for value in totals.slice_values(name):
         counts = {label: _slice_counts(totals, name, value, label) for label in LABELS}
-        micro = {
-            key: np.sum([one[key] for one in counts.values()], axis=0) for key in ("found", "right", "annotated", "predicted")
-        }
-        values.append(
-            {
-                "value": value,
-                **({} if articles is None else {"articles": articles[value]}),
-                "micro": _with_counts(_ratios(**micro), micro),
-                "labels": {label: _with_counts(_ratios(**one), one) for label, one in counts.items()},
-            }
-        )
+        values.append({"value": value, **({} if articles is None else {"articles": articles[value]}), **_strict(counts)})
     order = ORDERS.get(name)
     if order:
         values.sort(key=lambda entry: order.index(entry["value"]))
@@ -235,3 +223,25 @@ def _slice(totals: Totals, name: str) -> dict[str, Any]:
 def _slice_counts(totals: Totals, name: str, value: str, label: str) -> dict[str, Values]:
     correct, annotated, predicted = (totals(name, value, what, label) for what in ("correct", "annotated", "predicted"))
     return {"found": correct, "right": correct, "annotated": annotated, "predicted": predicted}
+
+
+def _without_thresholds(totals: Totals) -> dict[str, Any]:
+    """All that the system proposed, whatever its score."""
+    counts = {}
+    for label in LABELS:
+        predicted, right = calibration.proposed(totals, label)
+        counts[label] = {"found": right, "right": right, "annotated": totals("annotated", label), "predicted": predicted}
+    return _strict(counts)
+
+
+def _strict(counts: Mapping[str, Mapping[str, Values]]) -> dict[str, Any]:
+    """The figures of each label, and of all together, from their counts."""
+    micro = _together(counts)
+    return {
+        "micro": _with_counts(_ratios(**micro), micro),
+        "labels": {label: _with_counts(_ratios(**one), one) for label, one in counts.items()},
+    }
+
+
+def _together(counts: Mapping[str, Mapping[str, Values]]) -> dict[str, Values]:
+    return {key: np.sum([one[key] for one in counts.values()], axis=0) for key in ("found", "right", "annotated", "predicted")}

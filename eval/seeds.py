@@ -16,12 +16,10 @@ from statistics import mean, stdev
 from typing import Any
 
 from casualty_ner.cli import run_command
-from casualty_ner.dataset import load_articles, split_file
 from casualty_ner.documents import Article
-from casualty_ner.encoders import sha256
 from casualty_ner.errors import ConfigError
 from casualty_ner.labels import LABELS
-from eval.arguments import add_articles
+from eval.arguments import add_articles, read_articles
 from eval.markdown import escape, table, write_both
 from eval.matching import SCHEMES
 from eval.predictions import System, open_system
@@ -84,12 +82,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     if len(options.systems) < 2:
         raise ConfigError("a spread needs two checkpoints or more; use eval.evaluate for one")
-    data = split_file(options.data, options.split or "test")
-    articles = load_articles(data)
+    articles, data = read_articles(options)
     summary = {
         "schema_version": SCHEMA_VERSION,
         "systems": options.systems,
-        "data": {"file": data.name, "sha256": sha256(data), "articles": len(articles)},
+        "data": data,
         **summarise((open_system(name, options.device) for name in options.systems), articles),
     }
     text = to_markdown(summary)

@@ -18,7 +18,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -189,8 +189,9 @@ def _draw(articles: Sequence[Article], count: int, file: Path) -> list[Article]:
     """`count` articles whose ids have the smallest hashes, in their order: a random draw, the same everywhere."""
     if count > len(articles):
         raise ConfigError(f"data.articles: {count} are asked for, {file} holds {len(articles)}; set it to null for all")
-    ranks = sorted(hashlib.sha256(article.id.encode()).digest() for article in articles)
-    return [article for article in articles if hashlib.sha256(article.id.encode()).digest() <= ranks[count - 1]]
+    ranks = [hashlib.sha256(article.id.encode()).digest() for article in articles]
+    last = sorted(ranks)[count - 1]
+    return [article for article, rank in zip(articles, ranks, strict=True) if rank <= last]
 
 
 def _load_encoder(config: Config, source: Source) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
@@ -326,14 +327,14 @@ def _finish(config: Config, run: Run, trainer: WindowTrainer, corpus: _Corpus, f
     (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle; config.training.yaml says the same
     window, device = WindowSize(config.window.size, config.window.overlap), "cpu" if _on_cpu(config) else "auto"
     save_metadata(folder, window, **facts)
-    uncalibrated = Extractor.from_checkpoint(load_checkpoint(folder), device)
-    found = predict(uncalibrated, corpus.articles["validation"])
+    checkpoint = load_checkpoint(folder)
+    found = predict(Extractor.from_checkpoint(checkpoint, device), corpus.articles["validation"])
     calibration = fit((article.spans, entities) for article, entities in found)
     save_metadata(folder, window, **facts, calibration=calibration.to_dict())
     with open(folder / "history.jsonl", "w", encoding="utf-8") as stream:
         stream.writelines(map(dump_line, trainer.state.log_history))
     plot_curve(trainer.state.log_history, folder / "curve.png")
-    extractor = Extractor.from_checkpoint(load_checkpoint(folder), device, thresholds=False)
+    extractor = Extractor.from_checkpoint(replace(checkpoint, calibration=calibration), device, thresholds=False)
     system = System(config.run.name, extractor, extractor.windower, calibration)
     reports = {
         split: evaluate(system, corpus.articles[split], data=corpus.files[split], out=folder / "report" / split)

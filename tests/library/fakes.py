@@ -52,6 +52,17 @@ def hash_extractor(tokenizer: object, size: int = 32, overlap: int = 8, batch_to
     return Extractor(Windower(tokenizer, size, overlap), HashRuntime(), range(len(TAGS)), batch_tokens)
 
 
+class EndlessTexts:
+    """Texts without end, and how many of them were taken."""
+
+    read = 0
+
+    def __iter__(self) -> Iterator[str]:
+        while True:
+            self.read += 1
+            yield "Twelve people were killed. " * 40
+
+
 def random_model(encoder: Path) -> torch.nn.Module:
     torch.manual_seed(1)
     config = AutoConfig.from_pretrained(encoder, id2label=dict(enumerate(TAGS)), label2id=TAG_IDS)

@@ -20,7 +20,7 @@ from casualty_ner.calibration import Calibration, Scale
 from casualty_ner.checkpoint import load_checkpoint
 from casualty_ner.errors import CheckpointError
 from casualty_ner.labels import LABELS, TAG_IDS, TAGS
-from tests.library.fakes import hash_extractor
+from tests.library.fakes import EndlessTexts, hash_extractor
 from tests.tiny import FAMILIES, texts
 
 unhurried = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
@@ -95,18 +95,11 @@ def test_batches_keep_the_budget(extractor: Extractor) -> None:
 
 
 def test_stream_reads_ahead_only_a_bounded_stretch(extractor: Extractor) -> None:
-    read = 0
-
-    def endless() -> object:
-        nonlocal read
-        while True:
-            read += 1
-            yield "Twelve people were killed. " * 40
-
-    stream = extractor.stream(endless())
+    endless = EndlessTexts()
+    stream = extractor.stream(iter(endless))
     for _ in range(3):
         next(stream)
-    assert read < 400
+    assert endless.read < 400
 
 
 def test_a_real_network_gives_the_same_alone_or_in_a_batch(checkpoint: Path) -> None:

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from casualty_ner import Extractor, extractor, hosts
 from casualty_ner.errors import CasualtyNerError
 from tests.conftest import ROOT
-from tests.library.fakes import HashRuntime, hash_extractor
+from tests.library.fakes import EndlessTexts, HashRuntime, hash_extractor
 from tests.tiny import texts
 
 
@@ -47,18 +47,11 @@ def test_a_short_input_starts_nothing(with_hosts: Extractor) -> None:
 
 
 def test_a_stream_reads_ahead_only_a_bounded_stretch_and_may_be_left(with_hosts: Extractor) -> None:
-    read = 0
-
-    def endless() -> Iterator[str]:
-        nonlocal read
-        while True:
-            read += 1
-            yield "Twelve people were killed. " * 40
-
-    stream = with_hosts.stream(endless())
+    endless = EndlessTexts()
+    stream = with_hosts.stream(iter(endless))
     for _ in range(20):
         next(stream)
-    assert read < 100
+    assert endless.read < 100
     stream.close()
     assert with_hosts._hosts is not None
     assert with_hosts._hosts.alive
@@ -97,7 +90,7 @@ def test_processes_end_with_their_caller(tiny: Callable[[str], Path]) -> None:
     """A script without a main guard, whose process is killed."""
     script = (
         "import os, sys; from casualty_ner import extractor; extractor._CHUNKS_HERE = 0; extractor._CHUNK_CHARS = 500\n"
-        "from transformers import AutoTokenizer; from tests.library.fakes import hash_extractor; from tests.tiny import texts\n"
+        "from transformers import AutoTokenizer; from tests.library.fakes import EndlessTexts, hash_extractor; from tests.tiny import texts\n"
         f"made = hash_extractor(AutoTokenizer.from_pretrained({str(tiny('bert'))!r})); made.processes = 2\n"
         "found = made.extract(texts(20)); assert sum(map(len, found)) > 20\n"
         "print([made._hosts._idle.get().process.pid for _ in range(2)], flush=True); sys.stdin.read()"

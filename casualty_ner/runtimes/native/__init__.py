@@ -17,6 +17,7 @@ from casualty_ner.batching import Batch, group_padded, join
 from casualty_ner.checkpoint import architecture
 from casualty_ner.errors import CheckpointError, UnsupportedError
 from casualty_ner.machine import cores, cpu_and_cores
+from casualty_ner.packing import split
 from casualty_ner.runtimes.native.build import INSTEAD, Shape, library
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class NativeRuntime:
         return logits
 
     def finish(self, output: NDArray[np.float32], batch: Batch) -> list[NDArray[np.float32]]:
-        return np.split(output, np.cumsum(batch.lengths)[:-1])
+        return split(output, batch.lengths)
 
     def worker_choices(self) -> tuple[int, ...]:
         return (cores(),)
