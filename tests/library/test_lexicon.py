@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken
+from tokenizers import AddedToken, normalizers
 from transformers import AutoTokenizer
 
 from casualty_ner import lexicon
@@ -84,7 +84,18 @@ def test_any_text_whatever_came_before(tokenizer: object, expected: Callable[[Se
 @pytest.mark.parametrize("joint", [*" \n\x0b\x0c\x85\xa0\u3000\u200b"])
 def test_a_text_of_several_blocks(windower: Windower, expected: Callable[[Sequence[str]], list[Tokens]], joint: str) -> None:
     text = f"killed{joint}hurt".join(map(str, range(3000)))
-    assert same(windower.tokenize([text, "", text[:999]]), expected([text, "", text[:999]]))
+    assert same(windower.tokenize([text[:999], "", text]), expected([text[:999], "", text]))
+
+
+def test_tokens_that_cover_no_word(tiny: Callable[[str], Path]) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny("bert"))
+    tokenizer.backend_tokenizer.normalizer = normalizers.BertNormalizer(clean_text=False)
+    windower, long = (Windower(tokenizer, size=32, overlap=8) for _ in range(2))
+    long._separable = False
+    some = ["Ten \x1c died.", "\x1c\x1d Two\x1fmen"]
+    first, second = windower.tokenize(some)
+    assert (first.units < 0).any()
+    assert same([first, second], long.tokenize(some))
 
 
 def test_neither_order_nor_company_counts(windower: Windower, expected: Callable[[Sequence[str]], list[Tokens]]) -> None:
@@ -177,8 +188,6 @@ def test_a_token_that_may_reach_over_a_blank_rules_pieces_out(tiny: Callable[[st
 
 
 def test_another_normalizer_rules_pieces_out(tiny: Callable[[str], Path]) -> None:
-    from tokenizers import normalizers
-
     tokenizer = AutoTokenizer.from_pretrained(tiny("bert"))
     tokenizer.backend_tokenizer.normalizer = normalizers.Replace("died. Ten", "died.Ten")
     assert not lexicon.separable(tokenizer)
