@@ -62,7 +62,7 @@ class Lexicon:
     def __init__(self) -> None:
         self._numbers = _Numbers()
         self._pieces = _Rows(5)  # of each: its tokens, units and characters (with a blank); where its tokens and units begin
-        self._tokens = _Rows(2)  # of each token: its id, and its unit counted from the piece's first, or -1
+        self._tokens = _Rows(2)  # of each token: its id; its unit counted from the piece's first, or less than 0
         self._bounds = _Rows(2)  # of each unit, counted from where the piece starts
         self._learning = Lock()
         self.characters = 0
@@ -84,7 +84,8 @@ class Lexicon:
             numbers = np.fromiter(map(self._numbers.__getitem__, chain.from_iterable(split)), np.int64, sum(counts))
             self._learn(tokenize)
         # From here on no lock is needed: rows that are there never change.
-        sizes, firsts = np.split(self._pieces.take(numbers), [3], axis=1)
+        pieces = self._pieces.take(numbers)
+        sizes, firsts = pieces[:, :3], pieces[:, 3:]
         tokens, units = sizes[:, 0], sizes[:, 1]
         ends = sizes.cumsum(axis=0)
         starts = ends - sizes
@@ -114,14 +115,15 @@ class Lexicon:
         ends = characters.cumsum()
         (ids, unit_of, bounds), token_starts = tokenize(" ".join(new))
         # A piece has the tokens and units that start before it ends.
-        stops = np.stack([token_starts.searchsorted(ends), bounds[:, 0].searchsorted(ends)], axis=1)
-        sizes = np.diff(stops, axis=0, prepend=0)
-        firsts = stops - sizes
-        unit_of = np.where(unit_of < 0, -1, unit_of - firsts[:, 1].repeat(sizes[:, 0]))
+        stops = np.zeros((count + 1, 2), dtype=np.int64)
+        stops[1:, 0], stops[1:, 1] = token_starts.searchsorted(ends), bounds[:, 0].searchsorted(ends)
+        firsts, sizes = stops[:-1], stops[1:] - stops[:-1]
+        unit_of = unit_of - firsts[:, 1].repeat(sizes[:, 0])  # what was below 0 stays so
+        bounds = bounds - (ends - characters).repeat(sizes[:, 1])[:, None]
         firsts += self._tokens.count, self._bounds.count
-        self._tokens.add(np.stack([ids, unit_of], axis=1))
-        self._bounds.add(bounds - (ends - characters).repeat(sizes[:, 1])[:, None])
-        self._pieces.add(np.column_stack([sizes, characters, firsts]))  # last: an interruption before leaves them to be learnt
+        self._tokens.add(ids[:, None], unit_of[:, None])
+        self._bounds.add(bounds)
+        self._pieces.add(sizes, characters[:, None], firsts)  # last: after an interruption before, they are still to be learnt
         self.characters += int(ends[-1])
 
 
@@ -139,13 +141,13 @@ class _Rows:
     def __init__(self, width: int):
         self._rows, self.count = np.empty((256, width), dtype=np.int64), 0
 
-    def add(self, rows: NDArray[np.int64]) -> None:
-        count = self.count + len(rows)
+    def add(self, *columns: NDArray[np.int64]) -> None:
+        count = self.count + len(columns[0])
         if count > len(self._rows):
             larger = np.empty((2 * count, self._rows.shape[1]), dtype=np.int64)
             larger[: self.count] = self._rows[: self.count]
             self._rows = larger
-        self._rows[self.count : count] = rows
+        np.concatenate(columns, axis=1, out=self._rows[self.count : count])
         self.count = count
 
     def take(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
