@@ -206,6 +206,12 @@ class Extractor:
         except OutputError as error:  # what was found holds for this extractor all the same
             logger.warning("%s", error)
 
+    def forget(self) -> None:
+        """As `Windower.forget`, here and in the processes that tokenise beside this one."""
+        self.windower.forget()
+        if self._hosts is not None:
+            self._hosts.forget()
+
     def logits(self, texts: Sequence[Tokens]) -> list[NDArray[np.float32]]:
         """Merged scores of every token of each tokenised text, each of shape ``[tokens, tags]`` in the order of `TAGS`."""
         with self._pool() as pool:

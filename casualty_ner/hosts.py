@@ -41,6 +41,8 @@ Run = Callable[[list["NDArray[np.int64]"]], list["NDArray[np.float32]"]]
 
 _FEWEST_CORES = 4
 """With less, threads of one process keep the cores as busy."""
+_FORGET = None
+"""Sent in place of texts."""
 
 
 def spare_processes() -> int:
@@ -67,10 +69,15 @@ class Hosts:
             self._idle.put(host)
         self.close = weakref.finalize(self, _end, hosts)
         self._failure: BaseException | None = None
+        self._forgotten = 0
 
     @property
     def alive(self) -> bool:
         return self.close.alive
+
+    def forget(self) -> None:
+        """Have each process forget what its windower remembers before it gets what `stream` takes from now on."""
+        self._forgotten += 1
 
     def stream(self, chunks: Iterable[list[str]], run: Run) -> Iterator[list[Entity]]:
         """The entities of each text, in the order of the input; `run` is called in several threads at once.
@@ -82,7 +89,7 @@ class Hosts:
         pool = ThreadPoolExecutor(self.count, thread_name_prefix="casualty-ner-host")
         try:
             for chunk in chunks:
-                running.append(pool.submit(self._extract, chunk, run))
+                running.append(pool.submit(self._extract, chunk, run, self._forgotten))
                 if len(running) > 2 * self.count:
                     yield from running.popleft().result()
             while running:
@@ -90,10 +97,10 @@ class Hosts:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _extract(self, texts: list[str], run: Run) -> list[list[Entity]]:
+    def _extract(self, texts: list[str], run: Run, forgotten: int) -> list[list[Entity]]:
         host = self._idle.get()
         try:
-            return host.extract(texts, run)
+            return host.extract(texts, run, forgotten)
         except BaseException as error:
             self._failure = self._failure or error  # the others fail because this one ends all conversations, in their midst
             self.close()
@@ -106,7 +113,7 @@ class _Host:
     """One process, and the conversation with it."""
 
     def __init__(self, greeting: bytes):
-        self._greeting = greeting
+        self._greeting, self._forgotten = greeting, 0
         paths = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
         once = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}  # a core each
         self.process = subprocess.Popen(
@@ -119,11 +126,14 @@ class _Host:
         self._to: BinaryIO = self.process.stdin  # type: ignore[assignment]
         self._from: BinaryIO = self.process.stdout  # type: ignore[assignment]
 
-    def extract(self, texts: list[str], run: Run) -> list[list[Entity]]:
+    def extract(self, texts: list[str], run: Run, forgotten: int) -> list[list[Entity]]:
         try:
             if self._greeting:
                 self._to.write(self._greeting)
                 self._greeting = b""
+            if self._forgotten != forgotten:
+                self._forgotten = forgotten
+                _send(self._to, _FORGET)
             _send(self._to, texts)
             ids, lengths = _receive(self._from)
             scores = run(np.split(ids.astype(np.int64), np.cumsum(lengths)[:-1]) if lengths else [])
@@ -169,6 +179,9 @@ def serve(source: BinaryIO, target: BinaryIO) -> None:
             texts = _receive(source)
         except EOFError:
             return
+        if texts is _FORGET:
+            windower.forget()
+            continue
         tokens = windower.tokenize(texts)
         reading = Reading(windower, tag_order, tokens)
         lengths = list(map(len, reading.inputs))

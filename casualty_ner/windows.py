@@ -18,11 +18,14 @@ import regex
 from casualty_ner.documents import Span
 from casualty_ner.errors import CheckpointError
 from casualty_ner.labels import OUTSIDE_ID, TAG_IDS
+from casualty_ner.lexicon import Lexicon, separable
 from casualty_ner.words import word_bounds
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerFast
+
+    from casualty_ner.lexicon import Arrays
 
 IGNORED = -100
 """The tag of a position that the loss leaves out (special tokens, padding)."""
@@ -112,6 +115,7 @@ class Windower:
             )
         self.tokenizer, self.size, self.overlap = tokenizer, size, overlap
         self.prefix, self.suffix = _special_ids(tokenizer)
+        self._separable, self._lexicon = separable(tokenizer), Lexicon()
         self.capacity = size - len(self.prefix) - len(self.suffix)
         if not 0 <= overlap < self.capacity:
             raise CheckpointError(
@@ -119,7 +123,26 @@ class Windower:
             )
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
-        """Tokenise texts of any length; the result does not depend on which texts come together."""
+        """Tokenise texts of any length; the result does not depend on which texts come together, or came before."""
+        if not self._separable:
+            return [_tie_to_words(*encoded, word_bounds(text)) for text, encoded in zip(texts, self._encode(texts), strict=True)]
+        lexicon = self._lexicon  # another thread may start a new one meanwhile
+        if lexicon.full:
+            self._lexicon = lexicon = Lexicon()
+        return [Tokens(*arrays) for arrays in lexicon.read(texts, self._learned)]
+
+    def forget(self) -> None:
+        """Forget the pieces of all texts so far, which makes the next ones take as long as the first; for measurements."""
+        self._lexicon = Lexicon()
+
+    def _learned(self, text: str) -> tuple[Arrays, NDArray[np.int64]]:
+        """What the lexicon asks for: a text's tokens, and where each starts."""
+        ((ids, offsets),) = self._encode([text])
+        tokens = _tie_to_words(ids, offsets, word_bounds(text))
+        return (tokens.ids, tokens.units, tokens.bounds), offsets[:, 0]
+
+    def _encode(self, texts: Sequence[str]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Each text's token ids and their half-open character offsets, shapes ``[tokens]`` and ``[tokens, 2]``."""
         owners: list[int] = []
         shifts: list[int] = []
         blocks: list[str] = []
@@ -149,8 +172,7 @@ class Windower:
                 flat = np.fromiter(chain.from_iterable(block_offsets), np.int64, 2 * count)  # four times as fast as np.array
                 offsets[owner].append(flat.reshape(-1, 2) + shift)
         return [
-            _tie_to_words(_joined(text_ids, (0,)), _joined(text_offsets, (0, 2)), word_bounds(text))
-            for text, text_ids, text_offsets in zip(texts, ids, offsets, strict=True)
+            (_joined(text_ids, (0,)), _joined(text_offsets, (0, 2))) for text_ids, text_offsets in zip(ids, offsets, strict=True)
         ]
 
     def windows(self, tokens: Tokens) -> list[Window]:
@@ -221,7 +243,7 @@ def _blocks(text: str) -> Iterator[tuple[int, int]]:
         yield start, len(text)
 
 
-_BLANK = regex.compile(r"\s")
+_BLANK = regex.compile(r"[^\S\x0b\x0c\x85]")  # these three BERT deletes, which joins what stands around them
 
 
 def _encodable(text: str) -> str:

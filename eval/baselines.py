@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
 import torch
 from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
@@ -12,13 +12,13 @@ from casualty_ner.documents import Span
 Spans = list[list[Span]]
 
 
-def stock_pipeline(checkpoint: str, device: str, batch_size: int, dtype: str = "float32") -> Callable[[Sequence[str]], Spans]:
+def stock_pipeline(checkpoint: str, device: str, batch_size: int, dtype: str = "float32") -> Callable[[Iterable[str]], Spans]:
     """``transformers.pipeline`` as its documentation shows it. It reads 512 tokens of a text and drops the rest without a word."""
     tagger = pipeline(
         "token-classification", model=checkpoint, aggregation_strategy="simple", device=device, batch_size=batch_size, dtype=dtype
     )
 
-    def run(texts: Sequence[str]) -> Spans:
+    def run(texts: Iterable[str]) -> Spans:
         found = tagger(list(texts))
         return [[Span(one["start"], one["end"], one["entity_group"]) for one in entities] for entities in found]
 
@@ -27,16 +27,17 @@ def stock_pipeline(checkpoint: str, device: str, batch_size: int, dtype: str = "
 
 def sorted_loop(
     checkpoint: str, device: str, size: int, overlap: int, batch_tokens: int = 4096, dtype: str = "float32"
-) -> Callable[[Sequence[str]], Spans]:
+) -> Callable[[Iterable[str]], Spans]:
     """What a careful engineer writes: overlapping windows by the tokenizer, sorted by length, batched, argmax, grouped."""
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     model = AutoModelForTokenClassification.from_pretrained(checkpoint, dtype=dtype).to(device).eval()
     names = model.config.id2label
 
     @torch.inference_mode()
-    def run(texts: Sequence[str]) -> Spans:
+    def run(texts: Iterable[str]) -> Spans:
+        texts = list(texts)
         encoded = tokenizer(
-            list(texts),
+            texts,
             truncation=True,
             max_length=size,
             stride=overlap,

@@ -3,7 +3,9 @@
     python -m eval.benchmark --checkpoint runs/minilm --device cpu --out DIR
 
 runs the stock pipeline, a careful loop over the same model, and every runtime of this package over the same annotated
-articles; interleaved, so that what else the machine does falls on all of them alike. It writes ``benchmark.json``,
+articles; interleaved, so that what else the machine does falls on all of them alike. A system that is soon through with the
+articles runs over them several times in one timing. Ours remembers the words that it has tokenised, and is made to forget them
+before each pass and each single text, so that no figure holds for text it has read before. It writes ``benchmark.json``,
 ``benchmark.md`` and ``benchmark.png`` into DIR and prints the table.
 
     python -m eval.benchmark --device cuda --random-weights --profile --out DIR
@@ -24,7 +26,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +49,7 @@ from casualty_ner.runtimes import EXPORTABLE, PRECISIONS, Runtime, choose
 from casualty_ner.runtimes.torch import TorchRuntime, choose_device
 from casualty_ner.scoring import micro, strict_counts
 from eval.limits import MatmulLimit, linear_shapes, operations
-from eval.stages import host_rate, network_rate
+from eval.stages import host_rate, network_rate, passes
 from eval.untrained import ENCODER, random_checkpoint
 
 SCHEMA_VERSION = 1
@@ -65,7 +68,7 @@ _LATENCY_CALLS = 20
 _PROBE_TEXTS = 32
 
 Spans = list[list[Span]]
-System = Callable[[Sequence[str]], Spans]
+System = Callable[[Iterable[str]], Spans]
 
 
 def system_names(device: str) -> list[str]:
@@ -104,7 +107,7 @@ def _is_stock(name: str) -> bool:
 
 
 def _spans_of(extractor: Extractor) -> System:
-    return lambda texts: [[one.span for one in found] for found in extractor.extract(list(texts))]
+    return lambda texts: [[one.span for one in found] for found in extractor.stream(texts)]
 
 
 def _step(name: str, checkpoint: Checkpoint, device: str) -> Extractor:
@@ -132,25 +135,29 @@ class Measured:
     """One system with its measurements, a round at a time."""
 
     def __init__(self, name: str, system: System, extractor: Extractor | None, texts: Sequence[str]):
-        self.name, self.system, self.extractor = name, system, extractor
-        self.spans = system(texts)  # warm-up, and what it finds
+        self.name, self.system, self.extractor, self._texts, self._passes = name, system, extractor, texts, 1
+        self.spans = self._run(texts)  # warm-up, and what it finds
         start = time.perf_counter()
-        system(texts)
-        self._texts = list(texts) * max(1, math.ceil(_LEAST_SECONDS / (time.perf_counter() - start)))
-        if len(self._texts) > len(texts) or (extractor is not None and extractor.processes):
-            system(self._texts)  # warm-up goes on: what a long stream does once, it does now
+        self._run(texts)
+        self._passes = max(1, math.ceil(_LEAST_SECONDS / (time.perf_counter() - start)))
+        if self._passes > 1 or (extractor is not None and extractor.processes):
+            self._run(texts, self._passes)  # warm-up goes on: what a long stream does once, it does now
         self.seconds: list[float] = []
         self.latencies: list[float] = []
 
     def run(self, short: Sequence[str]) -> None:
         """Time the articles once, and some short texts one by one."""
         start = time.perf_counter()
-        self.system(self._texts)
-        self.seconds.append((time.perf_counter() - start) / len(self._texts))
+        self._run(self._texts, self._passes)
+        self.seconds.append((time.perf_counter() - start) / len(self._texts) / self._passes)
         for text in short:
             start = time.perf_counter()
-            self.system([text])
+            self._run([text])
             self.latencies.append(time.perf_counter() - start)
+
+    def _run(self, texts: Sequence[str], count: int = 1) -> Spans:
+        """The texts, `count` times over."""
+        return self.system(list(texts) * count if self.extractor is None else passes(self.extractor, texts, count))
 
 
 class _Counting:
@@ -190,8 +197,9 @@ def padding(extractor: Extractor, texts: Sequence[str]) -> float:
 
 
 def profile(extractor: Extractor, texts: Sequence[str]) -> dict[str, float]:
-    """Seconds for each stage, one after the other, and for all of them as they overlap in use."""
+    """Seconds for each stage, one after the other, and for all of them as they overlap in use; with nothing remembered."""
     texts = list(texts)
+    extractor.forget()
     moments = [time.perf_counter()]
     tokens = extractor.windower.tokenize(texts)
     moments.append(time.perf_counter())
@@ -199,7 +207,7 @@ def profile(extractor: Extractor, texts: Sequence[str]) -> dict[str, float]:
     moments.append(time.perf_counter())
     entities(texts, tokens, np.concatenate(logits))
     moments.append(time.perf_counter())
-    extractor.extract(texts)
+    deque(extractor.stream(passes(extractor, texts, 1)), maxlen=0)
     moments.append(time.perf_counter())
     return dict(zip(("tokenise", "run", "decode", "together"), np.diff(moments).tolist(), strict=True))
 
@@ -393,7 +401,8 @@ def to_markdown(report: dict[str, Any]) -> str:
         f"{facts['gpu'] + ', CUDA ' + facts['cuda'] + '; ' if on_gpu else ''}{facts['cpu']}, {facts['cores']} cores, {facts['memory_gb']} GB; {versions}; load average "
         f"{report['load_average']['before']:.1f} before, {report['load_average']['after']:.1f} after.",
         f"{data['articles']:,} articles, {data['tokens']:,} tokens ({data['file']}); {report['repeats']} interleaved repeats after "
-        "warm-up: median, lowest and highest. Text in, entities out.",
+        "warm-up: median, lowest and highest. Text in, entities out; ours begins each pass over the articles, and each single text, with no "
+        "word remembered.",
         "",
         "| system | tokens/s | low–high | × stock | articles/s | of matmul limit | p50 ms | p99 ms | cold start s | peak MB | padding | same entities |"
         + (" F1 |" if with_f1 else "")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
@@ -45,8 +44,19 @@ class Remembered:
         return output
 
 
+def passes(extractor: Extractor, texts: Sequence[str], count: int) -> Iterator[str]:
+    """The texts `count` times over, for `Extractor.stream`. It forgets them before each time: no pass gains by an earlier one.
+
+    It tokenises a stretch of the stream at once, so the last texts of a pass come together with the next one's first. That no
+    stretch holds a text twice takes texts of more than its 150,000 characters.
+    """
+    for _ in range(count):
+        extractor.forget()
+        yield from texts
+
+
 def host_rate(extractor: Extractor, texts: Sequence[str]) -> float:
-    """Texts a second that the host tokenises and decodes, with as many processes as the extractor starts."""
+    """Texts a second that the host tokenises and decodes, with as many processes as the extractor starts; see `passes`."""
     tokens = extractor.windower.tokenize(texts)
     remembered = Remembered(extractor.runtime)
     remembered.learn(_windows(extractor, tokens), extractor.batch_tokens)
@@ -59,13 +69,13 @@ def host_rate(extractor: Extractor, texts: Sequence[str]) -> float:
         processes=extractor.processes,
     )
     start = time.perf_counter()
-    alone.extract(list(texts))
-    some = list(islice(cycle(texts), max(len(texts), round(len(texts) * _SECONDS / (time.perf_counter() - start)))))
-    some *= max(1, extractor.processes)  # for about `_SECONDS`, whoever shares the work
-    alone.extract(some)  # the processes are there after this
+    deque(alone.stream(texts), maxlen=0)
+    rounds = max(1, round(_SECONDS / (time.perf_counter() - start)))
+    rounds *= max(1, alone.processes)  # for about `_SECONDS`, whoever shares the work
+    deque(alone.stream(passes(alone, texts, rounds)), maxlen=0)  # the processes are there after this
     start = time.perf_counter()
-    alone.extract(some)
-    return len(some) / (time.perf_counter() - start)
+    deque(alone.stream(passes(alone, texts, rounds)), maxlen=0)
+    return len(texts) * rounds / (time.perf_counter() - start)
 
 
 def network_rate(extractor: Extractor, texts: Sequence[str]) -> float:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForTokenClassification
+from transformers import AutoModelForTokenClassification, AutoTokenizer
 
-from casualty_ner import Extractor
+from casualty_ner import Extractor, extractor
 from casualty_ner.dataset import load_articles
 from casualty_ner.errors import CheckpointError
 from casualty_ner.runtimes import packed
@@ -16,7 +16,7 @@ from eval import benchmark, stages, untrained
 from eval.baselines import sorted_loop, stock_pipeline
 from eval.limits import MatmulLimit, linear_shapes, operations
 from eval.untrained import random_checkpoint
-from tests.library.fakes import FakeCuda
+from tests.library.fakes import FakeCuda, hash_extractor
 from tests.tiny import texts
 
 
@@ -154,6 +154,37 @@ def test_the_host_alone_finds_the_same(checkpoint: Path, corpus: Path) -> None:
     assert [[one.span for one in of] for of in alone.extract(some)] == [[one.span for one in of] for of in expected]
     assert stages.host_rate(extractor, some) > 0
     assert stages.network_rate(extractor, some) > 0
+
+
+def test_each_pass_begins_with_nothing_remembered(tiny: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extractor, "_CHUNK_CHARS", 2000)
+    made = hash_extractor(AutoTokenizer.from_pretrained(tiny("bert")))
+    some = texts(30)
+    tokenised: list[str] = []
+    encode = made.windower._encode
+
+    def spy(parts: list[str]) -> list:
+        tokenised.extend(piece for part in parts for piece in part.split(" "))
+        return encode(parts)
+
+    monkeypatch.setattr(made.windower, "_encode", spy)
+    made.extract(some)
+    distinct = len(tokenised)
+    made.extract(some)
+    assert len(tokenised) == distinct
+    assert len(list(made.stream(stages.passes(made, some, 3)))) == 90
+    assert len(tokenised) > 3.5 * distinct
+    measured = benchmark.Measured("ours", benchmark._spans_of(made), made, some)
+    measured._passes = 3
+    tokenised.clear()
+    measured.run([])
+    assert len(tokenised) > 2.7 * distinct
+    tokenised.clear()
+    measured.run([some[0]] * 5)
+    assert len(tokenised) > 2.7 * distinct + 5 * len(set(some[0].split(" ")))  # the single texts too
+    tokenised.clear()
+    benchmark.profile(made, some)
+    assert len(tokenised) == 2 * distinct  # for the stage tokenise, and for all together
 
 
 def test_the_loop_by_hand_reads_all_of_a_long_text(checkpoint: Path) -> None:

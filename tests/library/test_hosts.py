@@ -6,13 +6,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
 from casualty_ner import Extractor, extractor, hosts
 from casualty_ner.errors import CasualtyNerError
+from casualty_ner.reading import Reading
+from casualty_ner.windows import Tokens, Windower
 from tests.conftest import ROOT
 from tests.library.fakes import EndlessTexts, HashRuntime, hash_extractor
 from tests.tiny import texts
@@ -39,6 +43,43 @@ def test_entities_do_not_depend_on_where_a_text_is_read(with_hosts: Extractor) -
     assert with_hosts.extract(some) == expected
     assert with_hosts._hosts is first  # they are kept
     assert with_hosts.extract(["", ""] * 2000) == [[]] * 4000
+
+
+def test_a_process_forgets_when_it_is_told(tiny: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    windower = hash_extractor(AutoTokenizer.from_pretrained(tiny("bert"))).windower
+    some = texts(3)
+    source, target = BytesIO(), BytesIO()
+    scores = np.zeros((sum(map(len, Reading(windower, range(9), windower.tokenize(some)).inputs)), 9), np.float32)
+    for said in ((windower, range(9), None), some, scores, hosts._FORGET, some, scores):
+        hosts._send(source, said)
+    source.seek(0)
+    held: list[int] = []
+    tokenize = Windower.tokenize
+
+    def spy(windower: Windower, some: list[str]) -> list[Tokens]:
+        held.append(windower._lexicon.characters)
+        return tokenize(windower, some)
+
+    monkeypatch.setattr(Windower, "tokenize", spy)
+    hosts.serve(source, target)
+    assert held == [0, 0]
+
+
+def test_all_processes_are_told_to_forget(with_hosts: Extractor, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = with_hosts.extract(texts(60))
+    told: list[int] = []
+    extract = hosts._Host.extract
+
+    def spy(host: hosts._Host, some: list[str], run: hosts.Run, forgotten: int) -> list:
+        told.append(forgotten - host._forgotten)
+        return extract(host, some, run, forgotten)
+
+    monkeypatch.setattr(hosts._Host, "extract", spy)
+    with_hosts.forget()
+    assert with_hosts.extract(texts(60)) == expected
+    assert 1 <= told.count(1) <= 2  # each of the two processes that got texts, once
+    assert set(told) <= {0, 1}
+    assert told.count(0) > 2
 
 
 def test_a_short_input_starts_nothing(with_hosts: Extractor) -> None:

@@ -54,6 +54,7 @@ def test_tag_order_finds_each_tag_or_refuses() -> None:
         ("end\u200b next", ["end", "\u200b", "next"]),
         ("死者3人", ["死", "者", "3", "人"]),
         ("👩‍👩‍👧 1️⃣", ["👩‍👩‍👧", "1️⃣"]),
+        ("\u0600 12 \u0600١٢", ["\u0600", "12", "\u0600", "١٢"]),
         ("  \n\t ", []),
         ("", []),
     ],
@@ -68,6 +69,14 @@ def test_the_ascii_rule_is_the_general_rule(text: str) -> None:
     assert np.array_equal(word_bounds(text), general)
 
 
+@given(
+    st.lists(st.text(alphabet=st.sampled_from("aS1é死ก\u0600\u0301\u200d👩🇫.,'’\xa0\x85")), max_size=5),
+    st.sampled_from(" \t\n\r"),
+)
+def test_words_do_not_depend_on_what_lies_beyond_a_blank(parts: list[str], blank: str) -> None:
+    assert words(blank.join(parts)) == [word for part in parts for word in words(part)]
+
+
 @given(st.text())
 def test_words_are_ordered_and_leave_out_only_blanks(text: str) -> None:
     bounds = word_bounds(text)
@@ -77,4 +86,4 @@ def test_words_are_ordered_and_leave_out_only_blanks(text: str) -> None:
     covered = np.zeros(len(text), dtype=bool)
     for start, end in bounds:
         covered[start:end] = True
-    assert all(text[index].isspace() for index in (~covered).nonzero()[0])
+    assert [character.isspace() for character in text] == (~covered).tolist()
