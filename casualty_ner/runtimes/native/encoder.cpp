@@ -4,14 +4,17 @@
 // - No padding. The windows of a batch stand one after the other as rows of one matrix; only attention knows where each begins.
 // - Every matrix product is one routine, `multiply`: 32 rows by 32 columns in four tile registers. Weights are laid out once as the
 //   tile unit reads them, activations as they are produced, so that each tile is one stretch of 1 KiB.
-// - What follows a product (bias, GELU, rounding to bfloat16) is computed in the vector units while the tile unit works on the next.
+// - The vector units work while the tile unit does: on what follows a product (bias, GELU, rounding to bfloat16), on the layer norms of
+//   the rows before, on attention's exponentials.
+// - Attention's scores stand keys by queries, so that all that belongs to one query lies in one lane and is summed without moving it; and
+//   they need no maximum taken off as long as their exponentials cannot overflow.
 // - One thread runs a whole batch and shares nothing that is written, so cores never wait for each other.
 //
 // Numbers: products take bfloat16 and sum in float32, in an order that depends on the layer only; so a token's logits do not depend
 // on what else is in the batch, to the last bit. The residual stream, layer norms, softmax and the head are float32.
 //
 // Layout of activations ("blocked"): blocks of 32 rows, in each the 32-column blocks one after the other, in each 32 rows of 32
-// bfloat16 (2 KiB, two tiles). Queries, keys and values are "striped" instead: 32-column blocks with all rows of the batch, because
+// values (in bfloat16 2 KiB, two tiles). Queries, keys and values are "striped" instead: 32-column blocks with all rows of the batch, because
 // windows begin at any row.
 
 #include <immintrin.h>
@@ -120,53 +123,68 @@ class Tiles {
   unsigned control_;
 };
 
-// sums[32][32] (rows `stride` floats apart) = left x right, over `depth` blocks; added to what is there if `more`. A block of `left`
+constexpr int kSumsRow = kBlock * sizeof(float);  // bytes
+
+inline void store_sums(float* sums) {
+  _tile_stored(0, sums, kSumsRow);
+  _tile_stored(1, sums + kTile, kSumsRow);
+  _tile_stored(2, sums + kTile * kBlock, kSumsRow);
+  _tile_stored(3, sums + kTile * kBlock + kTile, kSumsRow);
+}
+
+// sums[32][32] = left x right, over `depth` blocks; added to what is there if `more`. A block of `left`
 // is 32 rows of 32 values, the next is `step` values on; a block of `right` is two tiles of 16 columns, each 16 rows of pairs
 // (values 2r and 2r + 1 of a column). `between(k)` is called after the k-th blocks have been handed to the tile unit.
 template <class Between>
-inline void multiply(const bf16* left, size_t step, const bf16* right, int depth, float* sums, int stride, bool more,
-                     Between between) {
-  const size_t bytes = stride * sizeof(float);
-  float* lower = sums + kTile * stride;
+inline void multiply(const bf16* left, size_t step, const bf16* right, int depth, float* sums, bool more, Between between) {
   asm volatile("" ::: "memory");  // the compiler does not know that tile loads read what was stored before
   if (more) {
-    _tile_loadd(0, sums, bytes);
-    _tile_loadd(1, sums + kTile, bytes);
-    _tile_loadd(2, lower, bytes);
-    _tile_loadd(3, lower + kTile, bytes);
+    _tile_loadd(0, sums, kSumsRow);
+    _tile_loadd(1, sums + kTile, kSumsRow);
+    _tile_loadd(2, sums + kTile * kBlock, kSumsRow);
+    _tile_loadd(3, sums + kTile * kBlock + kTile, kSumsRow);
   } else {
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
   }
-  for (int k = 0; k < depth; ++k) {
-    _tile_loadd(4, left, 64);
-    _tile_stream_loadd(6, right, 64);  // passes the first cache by, which is for `left`
-    _tile_stream_loadd(7, right + kTileSize, 64);
-    _tile_loadd(5, left + kTileSize, 64);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_dpbf16ps(1, 4, 7);
-    _tile_dpbf16ps(2, 5, 6);
-    _tile_dpbf16ps(3, 5, 7);
+  // Tiles are not renamed: each is loaded again as soon as the last product that reads it has begun, those from afar first.
+  // `right` passes the first cache by, which is for `left`.
+  _tile_stream_loadd(6, right, 64);
+  _tile_loadd(4, left, 64);
+  _tile_loadd(5, left + kTileSize, 64);
+  _tile_stream_loadd(7, right + kTileSize, 64);
+  for (int k = 1; k < depth; ++k) {
     left += step;
     right += kBlockSize;
-    between(k);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_stream_loadd(6, right, 64);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_loadd(4, left, 64);
+    _tile_dpbf16ps(3, 5, 7);
+    _tile_stream_loadd(7, right + kTileSize, 64);
+    _tile_loadd(5, left + kTileSize, 64);
+    between(k - 1);
   }
-  _tile_stored(0, sums, bytes);
-  _tile_stored(1, sums + kTile, bytes);
-  _tile_stored(2, lower, bytes);
-  _tile_stored(3, lower + kTile, bytes);
+  _tile_dpbf16ps(0, 4, 6);
+  _tile_dpbf16ps(2, 5, 6);
+  _tile_dpbf16ps(1, 4, 7);
+  _tile_dpbf16ps(3, 5, 7);
+  between(depth - 1);
+  store_sums(sums);
 }
 
-inline void multiply(const bf16* left, size_t step, const bf16* right, int depth, float* sums, int stride, bool more = false) {
-  multiply(left, step, right, depth, sums, stride, more, [](int) {});
+inline void multiply(const bf16* left, size_t step, const bf16* right, int depth, float* sums) {
+  multiply(left, step, right, depth, sums, false, [](int) {});
 }
 
 // ---- layers ----
 
 struct Norm {
   Array<float> scale, shift;
+  const float* next = nullptr;  // the bias of the layer whose output will be added to the result
 };
 
 // A linear layer: for each block of 32 outputs the blocks of inputs, as `multiply` takes them on the right.
@@ -196,67 +214,79 @@ struct Linear {
 };
 
 // The product of a block of 32 rows with a layer, 32 outputs at a time. `finish(block, row, low, high)` is given each row of 32
-// sums, the bias added; it works on one block of outputs while the tile unit works on the next. Many inputs are taken in chunks, so
-// that the rows' part of one stays in the first cache; `sums` has room for [outputs][32] then.
+// sums, the bias added; it works on one block of outputs while the tile unit works on the next.
 template <class Finish>
-inline void product(const bf16* left, const Linear& layer, float* sums, Finish finish) {
-  constexpr int kChunk = 12;
+inline void product(const bf16* left, const Linear& layer, Finish finish) {
+  alignas(64) float sums[2][kBlockSize];
   const int depth = layer.inputs / kBlock, count = layer.outputs / kBlock;
-  auto of = [&](int block) { return sums + (depth > kChunk ? block : block % 2) * kBlockSize; };
+  const int share = (kBlock + depth - 1) / depth;  // rows to finish between two steps
   auto rows = [&](int block, int from, int to) {
-    const float* values = of(block);
+    const float* values = sums[block % 2];
     const Vector low = load(layer.bias + block * kBlock), high = load(layer.bias + block * kBlock + kTile);
     for (int row = from; row < to; ++row) {
       finish(block, row, _mm512_add_ps(load(values + row * kBlock), low), _mm512_add_ps(load(values + row * kBlock + kTile), high));
     }
   };
-  int first = 0;
-  for (; first + kChunk < depth; first += kChunk) {
-    for (int block = 0; block < count; ++block) {
-      multiply(left + first * kBlockSize, kBlockSize, layer.panel(block) + first * kBlockSize, kChunk, of(block), kBlock, first > 0);
-    }
-  }
-  const int rest = depth - first, share = (kBlock + rest - 1) / rest;  // rows to finish between two steps
   for (int block = 0; block < count; ++block) {
-    multiply(left + first * kBlockSize, kBlockSize, layer.panel(block) + first * kBlockSize, rest, of(block), kBlock, first > 0,
+    multiply(left, kBlockSize, layer.panel(block), depth, sums[block % 2], false,
              [&](int k) { if (block > 0) rows(block - 1, k * share, std::min(k * share + share, kBlock)); });
   }
   rows(count - 1, 0, kBlock);
 }
 
-// Layer norm of one row: the result in float32, and in bfloat16 at `rounded`, its 32-column blocks `kBlockSize` apart.
-inline void normalize(const float* row, int width, const Norm& norm, float epsilon, float* result, bf16* rounded) {
+// The same product, without bias, added to `sums`, which is blocked. Many inputs are taken in chunks, so that the rows' part of one
+// stays in the first cache. `between(step)` is called after each of the `steps(layer)` steps.
+template <class Between>
+inline void accumulate(const bf16* left, const Linear& layer, float* sums, Between between) {
+  constexpr int kChunk = 12;
+  const int depth = layer.inputs / kBlock;
+  int step = 0;
+  for (int first = 0; first < depth; first += kChunk) {
+    for (int block = 0; block < layer.outputs / kBlock; ++block) {
+      multiply(left + first * kBlockSize, kBlockSize, layer.panel(block) + first * kBlockSize, std::min(kChunk, depth - first),
+               sums + block * kBlockSize, true, [&](int) { between(step++); });
+    }
+  }
+}
+
+inline int steps(const Linear& layer) { return layer.inputs / kBlock * (layer.outputs / kBlock); }
+
+// Layer norm of one row, in place; its 32-column blocks are `kBlockSize` apart, and so are those of `rounded`, which is given the result
+// in bfloat16. The row is left with the next layer's bias added. The variance is that of squares less the mean's: a row's mean is
+// small beside its deviation.
+inline void normalize(float* row, int width, const Norm& norm, float epsilon, bf16* rounded) {
   Vector sums[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()}, squares[2] = {sums[0], sums[1]};
-  for (int at = 0; at < width; at += kBlock) {
-    sums[0] = _mm512_add_ps(sums[0], load(row + at));
-    sums[1] = _mm512_add_ps(sums[1], load(row + at + kTile));
+  for (int at = 0; at < width / kBlock * kBlockSize; at += kBlockSize) {
+    for (int half = 0; half < 2; ++half) {
+      const Vector value = load(row + at + half * kTile);
+      sums[half] = _mm512_add_ps(sums[half], value);
+      squares[half] = _mm512_fmadd_ps(value, value, squares[half]);
+    }
   }
-  const Vector mean = _mm512_set1_ps(_mm512_reduce_add_ps(_mm512_add_ps(sums[0], sums[1])) / width);
-  for (int at = 0; at < width; at += kBlock) {
-    const Vector low = _mm512_sub_ps(load(row + at), mean), high = _mm512_sub_ps(load(row + at + kTile), mean);
-    squares[0] = _mm512_fmadd_ps(low, low, squares[0]);
-    squares[1] = _mm512_fmadd_ps(high, high, squares[1]);
-  }
-  const float variance = _mm512_reduce_add_ps(_mm512_add_ps(squares[0], squares[1])) / width;
-  const Vector factor = _mm512_set1_ps(1 / std::sqrt(variance + epsilon));
-  for (int at = 0; at < width; at += kBlock) {
+  const float mean = _mm512_reduce_add_ps(_mm512_add_ps(sums[0], sums[1])) / width;
+  const float square = _mm512_reduce_add_ps(_mm512_add_ps(squares[0], squares[1])) / width;
+  const float scale = 1 / std::sqrt(std::max(square - mean * mean, 0.0f) + epsilon);
+  const Vector factor = _mm512_set1_ps(scale), shift = _mm512_set1_ps(-mean * scale);
+  for (int block = 0; block < width / kBlock; ++block) {
     Vector parts[2];
     for (int half = 0; half < 2; ++half) {
-      const int column = at + half * kTile;
-      const Vector scale = _mm512_mul_ps(factor, load(norm.scale + column));
-      parts[half] = _mm512_fmadd_ps(_mm512_sub_ps(load(row + column), mean), scale, load(norm.shift + column));
-      store(result + column, parts[half]);
+      float* at = row + block * kBlockSize + half * kTile;
+      const int column = block * kBlock + half * kTile;
+      const Vector value = _mm512_fmadd_ps(load(at), factor, shift);
+      parts[half] = _mm512_fmadd_ps(value, load(norm.scale + column), load(norm.shift + column));
+      store(at, _mm512_add_ps(parts[half], load(norm.next + column)));
     }
-    store(rounded + at / kBlock * kBlockSize, parts[0], parts[1]);
+    store(rounded + block * kBlockSize, parts[0], parts[1]);
   }
 }
 
 // ---- attention ----
 
-// 16 rows of 32 bfloat16 to a right-hand tile, of which they become the columns: a transpose of 16 x 16 pairs.
-inline void transpose(const bf16* rows, bf16* tile) {
-  __m512i a[16], b[16];
-  for (int i = 0; i < 16; ++i) a[i] = _mm512_loadu_si512(rows + i * kBlock);
+using Rows = __m512i[kTile];  // of 16 pairs of bfloat16
+
+// A transpose of 16 x 16 pairs.
+inline void transpose(Rows& a) {
+  Rows b;
   for (int i = 0; i < 16; i += 2) {
     b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
     b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
@@ -274,26 +304,48 @@ inline void transpose(const bf16* rows, bf16* tile) {
     b[i + 12] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0xdd);
   }
   for (int i = 0; i < 4; ++i) {
-    _mm512_store_si512(tile + i * kBlock, _mm512_shuffle_i32x4(b[i], b[i + 8], 0x88));
-    _mm512_store_si512(tile + (i + 8) * kBlock, _mm512_shuffle_i32x4(b[i], b[i + 8], 0xdd));
-    _mm512_store_si512(tile + (i + 4) * kBlock, _mm512_shuffle_i32x4(b[i + 4], b[i + 12], 0x88));
-    _mm512_store_si512(tile + (i + 12) * kBlock, _mm512_shuffle_i32x4(b[i + 4], b[i + 12], 0xdd));
+    a[i] = _mm512_shuffle_i32x4(b[i], b[i + 8], 0x88);
+    a[i + 8] = _mm512_shuffle_i32x4(b[i], b[i + 8], 0xdd);
+    a[i + 4] = _mm512_shuffle_i32x4(b[i + 4], b[i + 12], 0x88);
+    a[i + 12] = _mm512_shuffle_i32x4(b[i + 4], b[i + 12], 0xdd);
   }
 }
 
-// The first `length` of 32 rows of 32 bfloat16 to a right-hand block, of which they stay the rows: pairs of rows interleaved. The
-// rows are taken in the order in which `softmax` leaves the columns: 0-3, 16-19, 4-7, 20-23, ...
-inline void interleave(const bf16* rows, int length, bf16* block) {
-  // Value i of the even row and (from 32 on) of the odd one, beside each other.
-  const __m512i columns = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-  const __m512i left = _mm512_or_si512(columns, _mm512_slli_epi32(_mm512_add_epi32(columns, _mm512_set1_epi32(kBlock)), 16));
-  const __m512i right = _mm512_add_epi16(left, _mm512_set1_epi16(kTile)), none = _mm512_setzero_si512();
-  for (int at = 0; at < kBlock; at += 2) {
-    const int row = at / 8 * 4 + at % 4 + at % 8 / 4 * kTile;
-    const __m512i even = row < length ? _mm512_loadu_si512(rows + row * kBlock) : none;
-    const __m512i odd = row + 1 < length ? _mm512_loadu_si512(rows + (row + 1) * kBlock) : none;
-    _mm512_store_si512(block + at / 2 * kBlock, _mm512_permutex2var_epi16(even, left, odd));
-    _mm512_store_si512(block + kTileSize + at / 2 * kBlock, _mm512_permutex2var_epi16(even, right, odd));
+// 32 rows of 32 bfloat16 to a right-hand block, of which they become the columns. The result is the largest sum of a row's squares
+// among the first `length`.
+inline float to_right(const bf16* rows, int length, bf16* block) {
+  Vector most = _mm512_setzero_ps();
+  for (int half = 0; half < 2; ++half) {
+    Rows pairs;
+    for (int i = 0; i < kTile; ++i) pairs[i] = _mm512_loadu_si512(rows + (half * kTile + i) * kBlock);
+    transpose(pairs);
+    Vector squares = _mm512_setzero_ps();
+    for (int i = 0; i < kTile; ++i) {
+      squares = _mm512_dpbf16_ps(squares, (__m512bh)pairs[i], (__m512bh)pairs[i]);
+      _mm512_store_si512(block + half * kTileSize + i * kBlock, pairs[i]);
+    }
+    const int rest = std::max(std::min(length - half * kTile, kTile), 0);
+    most = _mm512_mask_max_ps(most, __mmask16((1u << rest) - 1), most, squares);
+  }
+  return _mm512_reduce_max_ps(most);
+}
+
+// The first `length` of 32 rows of 32 bfloat16 to a left-hand block, of which they become the columns; the others count as zero.
+inline void to_left(const bf16* rows, int length, bf16* block) {
+  alignas(64) static constexpr uint16_t kFirsts[kBlock] = {0,  2,  4,  6,  8,  10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30,
+                                                           32, 34, 36, 38, 40, 42, 44, 46, 48, 50, 52, 54, 56, 58, 60, 62};
+  const __m512i firsts = _mm512_load_si512(kFirsts), seconds = _mm512_add_epi16(firsts, _mm512_set1_epi16(1));
+  Rows pairs[2];
+  for (int half = 0; half < 2; ++half) {
+    for (int i = 0; i < kTile; ++i) {
+      const int row = half * kTile + i;
+      pairs[half][i] = row < length ? _mm512_loadu_si512(rows + row * kBlock) : _mm512_setzero_si512();
+    }
+    transpose(pairs[half]);
+  }
+  for (int i = 0; i < kTile; ++i) {
+    _mm512_store_si512(block + 2 * i * kBlock, _mm512_permutex2var_epi16(pairs[0][i], firsts, pairs[1][i]));
+    _mm512_store_si512(block + (2 * i + 1) * kBlock, _mm512_permutex2var_epi16(pairs[0][i], seconds, pairs[1][i]));
   }
 }
 
@@ -306,53 +358,85 @@ struct Mantissas {
 };
 const Mantissas kMantissas;
 
-// For each of four rows (`stride` floats apart) 2^((score - highest) / 128) of `length` scores, in bfloat16 blocks `kBlockSize` apart,
-// zero up to the end of the last; `factors` are 1 / sum. Scores are rounded to whole numbers, of which seven bits select the
-// mantissa and the others are the exponent: an error below 0.3 %, less than rounding to bfloat16 makes, and 32 values at a time.
-// The sum is that of the rounded values. Four rows, because each alone is a chain of operations that wait for each other.
-inline void softmax(const float* scores, int stride, int length, bf16* shares, float* factors) {
-  constexpr int kRows = 4;
-  constexpr float kOne = 127 * 128;  // the bits of 1 in bfloat16
-  const int whole = length / kBlock * kBlock, rest = length - whole;
-  const __mmask16 first = rest >= kTile ? 0xffff : (1u << rest) - 1, second = rest > kTile ? (1u << (rest - kTile)) - 1 : 0;
-  const Vector least = _mm512_set1_ps(-INFINITY);
-  auto last = [&](int row, int half) {
-    return _mm512_mask_loadu_ps(least, half ? second : first, scores + row * stride + whole + half * kTile);
-  };
-  Vector top[kRows], zero[kRows], sum[kRows];
-  for (int row = 0; row < kRows; ++row) top[row] = _mm512_max_ps(last(row, 0), last(row, 1));
-  for (int at = 0; at < whole; at += kBlock) {
-    for (int row = 0; row < kRows; ++row) {
-      const float* from = scores + row * stride + at;
-      top[row] = _mm512_max_ps(top[row], _mm512_max_ps(load(from), load(from + kTile)));
-    }
-  }
-  for (int row = 0; row < kRows; ++row) {
-    zero[row] = _mm512_set1_ps(_mm512_reduce_max_ps(top[row]) - kOne);
-    sum[row] = _mm512_setzero_ps();
-  }
+// For the scores of 32 keys by 32 queries 2^((score + shift) / 128) in bfloat16, as `multiply` takes it on the right; for keys from
+// `length` on it is zero. Scores are rounded to whole numbers, of which seven bits select the mantissa and the others are the
+// exponent: an error below 0.3 %, less than rounding to bfloat16 makes, and 32 values at a time. To each of `totals` its query's sum is
+// added, that of the rounded values. `between(step)` is called before each of 16 steps. If `kSimple`, there are 32 keys, and no score
+// and shift together lie below -2^126.
+template <bool kSimple, class Between>
+inline void exponentials(const float* scores, int length, const Vector (&shift)[2], bf16* shares, Vector (&totals)[2], Between between) {
   const __m512i low = _mm512_load_si512(kMantissas.bits), high = _mm512_load_si512(kMantissas.bits + 64);
-  const __m512i mantissa = _mm512_set1_epi16(0x7f), ones = _mm512_set1_epi16(0x3f80);
-  auto put = [&](int row, Vector left, Vector right) {
-    left = _mm512_sub_ps(left, zero[row]);
-    right = _mm512_sub_ps(right, zero[row]);
-    __m512i bits = _mm512_packs_epi32(_mm512_cvtps_epi32(left), _mm512_cvtps_epi32(right));
-    bits = _mm512_max_epi16(bits, _mm512_setzero_si512());
-    bits = _mm512_ternarylogic_epi32(mantissa, _mm512_permutex2var_epi8(low, bits, high), bits, 0xca);  // mantissa ? table : bits
-    sum[row] = _mm512_dpbf16_ps(sum[row], (__m512bh)bits, (__m512bh)ones);
-    _mm512_storeu_si512(shares + row * kBlock, bits);
-  };
-  for (int at = 0; at < whole; at += kBlock, shares += kBlockSize) {
-    for (int row = 0; row < kRows; ++row) {
-      const float* from = scores + row * stride + at;
-      put(row, load(from), load(from + kTile));
+  const __m512i mantissa = _mm512_set1_epi16(0x7f), ones = _mm512_set1_epi16(0x3f80), lower = _mm512_set1_epi32(0xffff);
+  // The scores of odd keys are raised to the upper half of 32 bits, where they are cut, not rounded.
+  const Vector up = _mm512_set1_ps(65536), none = _mm512_setzero_ps();
+  const Vector raised[2] = {_mm512_mul_ps(_mm512_add_ps(shift[0], _mm512_set1_ps(0.5f)), up),
+                            _mm512_mul_ps(_mm512_add_ps(shift[1], _mm512_set1_ps(0.5f)), up)};
+  auto whole = [&](Vector value) { return _mm512_cvtps_epi32(kSimple ? value : _mm512_max_ps(value, none)); };
+#pragma GCC unroll 16
+  for (int key = 0; key < kBlock; key += 2) {
+    between(key / 2);
+    for (int half = 0; half < 2; ++half) {
+      const float* from = scores + key * kBlock + half * kTile;
+      __m512i bits = _mm512_setzero_si512();
+      if (kSimple || key < length) {
+        bits = whole(_mm512_add_ps(load(from), shift[half]));
+        if (kSimple || key + 1 < length) {
+          bits = _mm512_ternarylogic_epi32(lower, bits, whole(_mm512_fmadd_ps(load(from + kBlock), up, raised[half])), 0xca);
+        }
+        bits = _mm512_ternarylogic_epi32(mantissa, _mm512_permutex2var_epi8(low, bits, high), bits, 0xca);  // mantissa ? table : bits
+        totals[half] = _mm512_dpbf16_ps(totals[half], (__m512bh)bits, (__m512bh)ones);
+      }
+      _mm512_store_si512(shares + half * kTileSize + key / 2 * kBlock, bits);
     }
   }
-  if (rest) {
-    for (int row = 0; row < kRows; ++row) put(row, last(row, 0), last(row, 1));
-  }
-  for (int row = 0; row < kRows; ++row) factors[row] = 1 / _mm512_reduce_add_ps(sum[row]);
 }
+
+// What the tile unit does for heads of 32 during `exponentials`, in 16 steps: it multiplies the next 32 keys with the queries, and adds the
+// last 32 values times their shares to the mixture, which stays in tiles 0 to 3. Either may be null.
+struct Meanwhile {
+  const bf16 *keys, *queries;
+  float* scores;
+  const bf16 *values, *shares;
+
+  [[gnu::always_inline]] void operator()(int step) const {
+    if (keys) {
+      const int half = step / 8;  // 16 keys
+      float* to = scores + half * kTile * kBlock;
+      if (step % 8 == 0) {
+        _tile_zero(4);
+        _tile_zero(5);
+        _tile_loadd(6, keys + half * kTileSize, 64);
+        _tile_loadd(7, queries, 64);
+        _tile_dpbf16ps(4, 6, 7);
+      }
+      if (step % 8 == 1) {
+        _tile_loadd(7, queries + kTileSize, 64);
+        _tile_dpbf16ps(5, 6, 7);
+      }
+      if (step % 8 == 6) _tile_stored(4, to, kSumsRow);
+      if (step % 8 == 7) _tile_stored(5, to + kTile, kSumsRow);
+    }
+    if (values) {
+      if (step == 2) {
+        _tile_loadd(6, values, 64);
+        _tile_loadd(7, shares, 64);
+        _tile_dpbf16ps(0, 6, 7);
+      }
+      if (step == 3) {
+        _tile_loadd(7, shares + kTileSize, 64);
+        _tile_dpbf16ps(1, 6, 7);
+      }
+      if (step == 4) {
+        _tile_loadd(6, values + kTileSize, 64);
+        _tile_dpbf16ps(3, 6, 7);
+      }
+      if (step == 5) {
+        _tile_loadd(7, shares, 64);
+        _tile_dpbf16ps(2, 6, 7);
+      }
+    }
+  }
+};
 
 }  // namespace
 
@@ -376,12 +460,10 @@ struct Layer {
 // What a batch is worked on in; used again for the next one.
 struct Workspace {
   size_t rows = 0, longest = 0;
-  Array<float> stream;                                          // [rows][width], the residual stream
+  Array<float> stream;                                          // blocked: the residual stream, the next layer's bias added
   Array<bf16> rounded, context, inner;                          // blocked: the stream, attention's output, the widened rows
   Array<bf16> projections;                                      // striped
-  Array<float> sums;                                            // of one block of rows: [outputs][32] of any layer
-  Array<float> scores;                                          // [32][longest + a little]
-  Array<bf16> keys, values, shares;                             // of one head and window, as `multiply` takes them
+  Array<bf16> queries, values, shares;                          // of one head and window, as `multiply` takes them
 };
 
 class Encoder {
@@ -392,7 +474,7 @@ class Encoder {
     positions_ = Array<float>(size_t(shape.positions) * width);
     for (size_t i = 0; i < size_t(shape.positions) * width; ++i) positions_[i] = positions[i] + types[i % width];
     auto norm = [&] {
-      Norm made{Array<float>(width), Array<float>(width)};
+      Norm made{Array<float>(width), Array<float>(width), no_bias_};
       std::memcpy(made.scale, *weights++, width * sizeof(float));
       std::memcpy(made.shift, *weights++, width * sizeof(float));
       return made;
@@ -401,6 +483,7 @@ class Encoder {
       layer.take(weights[0], weights[1], first, count, factor);
       weights += 2;
     };
+    no_bias_ = Array<float>(width);
     after_embedding_ = norm();
     // Scores come out as `softmax` wants them: divided by sqrt(head), in 128ths of a power of two.
     const float scale = float(128 * 1.4426950408889634 / std::sqrt(double(width / shape.heads)));
@@ -419,6 +502,12 @@ class Encoder {
       take(layer.narrow, 0, width);
       layer.after_feed_forward = norm();
       layers_.push_back(std::move(layer));
+    }
+    Norm* before = &after_embedding_;
+    for (Layer& layer : layers_) {
+      before->next = layer.output.bias;
+      layer.after_attention.next = layer.narrow.bias;
+      before = &layer.after_feed_forward;
     }
     head_ = Array<float>(size_t(shape.classes) * width);
     std::memcpy(head_, *weights++, size_t(shape.classes) * width * sizeof(float));
@@ -475,13 +564,11 @@ class Encoder {
       space->context = Array<bf16>(room * width);
       space->inner = Array<bf16>(room * shape_.inner);
       space->projections = Array<bf16>((room + kBlock) * 3 * width);  // the last window's last block may reach beyond
-      space->sums = Array<float>(kBlock * std::max(3 * width, size_t(shape_.inner)));
     }
     if (longest > space->longest) {
       const size_t room = blocks(longest) * kBlock, head = width / shape_.heads;
       space->longest = room;
-      space->scores = Array<float>(kBlock * (room + kTile));
-      space->keys = Array<bf16>(room * head);
+      space->queries = Array<bf16>(kBlock * head);
       space->values = Array<bf16>(room * head);
       space->shares = Array<bf16>(room * kBlock);
     }
@@ -494,7 +581,8 @@ class Encoder {
   }
 
   // Where a row's first 32 columns lie in a blocked matrix.
-  static bf16* row_of(bf16* blocked, size_t row, int width) {
+  template <class T>
+  static T* row_of(const Array<T>& blocked, size_t row, int width) {
     return blocked + row / kBlock * kBlock * width + row % kBlock * kBlock;
   }
 
@@ -504,9 +592,11 @@ class Encoder {
     for (int window = 0; window < windows; ++window) {
       for (int position = 0; position < lengths[window]; ++position, ++row) {
         const float *word = words_ + size_t(ids[row]) * width, *place = positions_ + size_t(position) * width;
-        for (int at = 0; at < width; at += kTile) store(space.sums + at, _mm512_add_ps(load(word + at), load(place + at)));
-        normalize(space.sums, width, after_embedding_, shape_.epsilon, space.stream + row * width,
-                  row_of(space.rounded, row, width));
+        float* to = row_of(space.stream, row, width);
+        for (int at = 0; at < width; at += kTile) {
+          store(to + at / kBlock * kBlockSize + at % kBlock, _mm512_add_ps(load(word + at), load(place + at)));
+        }
+        normalize(to, width, after_embedding_, shape_.epsilon, row_of(space.rounded, row, width));
       }
     }
   }
@@ -516,45 +606,113 @@ class Encoder {
     const size_t stripe = (space.rows + kBlock) * kBlock;
     for (size_t block = 0; block < blocks(rows); ++block) {
       bf16* to = space.projections + block * kBlockSize;
-      product(space.rounded + block * kBlock * shape_.width, layer.projections, space.sums,
+      product(space.rounded + block * kBlock * shape_.width, layer.projections,
               [=](int column, int row, Vector low, Vector high) { store(to + column * stripe + row * kBlock, low, high); });
     }
   }
 
-  // One head of one window.
+  // One head of one window, 32 queries at a time.
   void attend(int head, size_t start, int length, Workspace& space) const {
-    const int depth = shape_.width / shape_.heads / kBlock, parts = int(blocks(length)), stride = int(space.longest) + kTile;
+    const int depth = shape_.width / shape_.heads / kBlock, parts = int(blocks(length));
     const size_t stripe = (space.rows + kBlock) * kBlock;
     const bf16* queries = space.projections + head * depth * stripe + start * kBlock;
     const bf16* keys = queries + shape_.width / kBlock * stripe;
     const bf16* values = keys + shape_.width / kBlock * stripe;
-    for (int part = 0; part < parts; ++part) {
-      for (int k = 0; k < depth; ++k) {
-        const bf16* rows = keys + k * stripe + part * kBlockSize;
-        bf16* block = space.keys + (part * depth + k) * kBlockSize;
-        transpose(rows, block);
-        transpose(rows + kTileSize, block + kTileSize);
-        interleave(values + k * stripe + part * kBlockSize, length - part * kBlock,
-                   space.values + (k * parts + part) * kBlockSize);
+    for (int k = 0; k < depth; ++k) {
+      for (int part = 0; part < parts; ++part) {
+        to_left(values + k * stripe + part * kBlockSize, length - part * kBlock, space.values + (k * parts + part) * kBlockSize);
       }
     }
-    alignas(64) float sums[kBlockSize], factors[kBlock];
+    const float key = largest_square(keys, length, depth, stripe);
+    alignas(64) float scores[2][kBlockSize], sums[kBlockSize];
+    auto score = [&](int part) { multiply(keys + part * kBlockSize, stripe, space.queries, depth, scores[part % 2]); };
     for (int first = 0; first < length; first += kBlock) {
-      for (int part = 0; part < parts; ++part) {
-        multiply(queries + first * kBlock, stripe, space.keys + part * depth * kBlockSize, depth, space.scores + part * kBlock,
-                 stride);
-      }
-      const int rows = std::min(kBlock, length - first);
-      for (int row = 0; row < rows; row += 4) {
-        softmax(space.scores + row * stride, stride, length, space.shares + row * kBlock, factors + row);
-      }
+      float query = 0;
       for (int k = 0; k < depth; ++k) {
-        multiply(space.shares, kBlockSize, space.values + k * parts * kBlockSize, parts, sums, kBlock);
-        for (int row = 0; row < rows; ++row) {
-          const Vector factor = _mm512_set1_ps(factors[row]);
-          store(row_of(space.context, start + first + row, shape_.width) + (head * depth + k) * kBlockSize,
-                _mm512_mul_ps(load(sums + row * kBlock), factor), _mm512_mul_ps(load(sums + row * kBlock + kTile), factor));
+        query += to_right(queries + k * stripe + first * kBlock, length - first, space.queries + k * kBlockSize);
+      }
+      constexpr float kOne = 127 * 128;   // the bits of 1 in bfloat16
+      constexpr float kSafe = 100 * 128;  // shares between 2^-100 and 2^100 can be summed as they are
+      const bool simple = query * key <= kSafe * kSafe;  // by Cauchy and Schwarz
+      Vector shift[2] = {_mm512_set1_ps(kOne), _mm512_set1_ps(kOne)}, totals[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+      if (!simple) {
+        Vector most[2] = {_mm512_set1_ps(-INFINITY), _mm512_set1_ps(-INFINITY)};
+        for (int row = 0; row < length; ++row) {
+          if (row % kBlock == 0) score(row / kBlock);
+          const float* from = scores[row / kBlock % 2] + row % kBlock * kBlock;
+          for (int half = 0; half < 2; ++half) most[half] = _mm512_max_ps(most[half], load(from + half * kTile));
         }
+        for (int half = 0; half < 2; ++half) shift[half] = _mm512_sub_ps(shift[half], most[half]);
+      }
+      auto exponentiate = [&](int part, auto between) {
+        const int rest = length - part * kBlock;
+        bf16* shares = space.shares + part * kBlockSize;
+        if (simple && rest >= kBlock) {
+          exponentials<true>(scores[part % 2], rest, shift, shares, totals, between);
+        } else {
+          exponentials<false>(scores[part % 2], rest, shift, shares, totals, between);
+        }
+        asm volatile("" ::: "memory");
+      };
+      score(0);
+      if (depth == 1) {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+        for (int part = 0; part <= parts; ++part) {
+          const Meanwhile meanwhile{part + 1 < parts ? keys + (part + 1) * kBlockSize : nullptr, space.queries, scores[(part + 1) % 2],
+                                    part > 0 ? space.values + (part - 1) * kBlockSize : nullptr, space.shares + (part - 1) * kBlockSize};
+          if (part < parts) {
+            exponentiate(part, meanwhile);
+          } else {
+            for (int step = 0; step < kTile; ++step) meanwhile(step);
+          }
+        }
+        store_sums(sums);
+        mixed(head, start + first, std::min(kBlock, length - first), sums, totals, space);
+      } else {
+        for (int part = 0; part < parts; ++part) {
+          if (part > 0) score(part);
+          exponentiate(part, [](int) {});
+        }
+        for (int k = 0; k < depth; ++k) {
+          multiply(space.values + k * parts * kBlockSize, kBlockSize, space.shares, parts, sums);
+          mixed(head * depth + k, start + first, std::min(kBlock, length - first), sums, totals, space);
+        }
+      }
+    }
+  }
+
+  // The largest sum of a row's squares.
+  static float largest_square(const bf16* rows, int length, int depth, size_t stripe) {
+    float most = 0;
+    for (int row = 0; row < length; ++row) {
+      Vector squares = _mm512_setzero_ps();
+      for (int k = 0; k < depth; ++k) {
+        const __m512bh values = (__m512bh)_mm512_loadu_si512(rows + k * stripe + row * kBlock);
+        squares = _mm512_dpbf16_ps(squares, values, values);
+      }
+      most = std::max(most, _mm512_reduce_add_ps(squares));
+    }
+    return most;
+  }
+
+  // Attention's output for up to 32 queries, of 32 columns: `sums`, columns by queries, divided by each query's total.
+  void mixed(int column, size_t row, int count, const float* sums, const Vector (&totals)[2], Workspace& space) const {
+    alignas(64) static constexpr uint16_t kPairs[kBlock] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                            8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    for (int half = 0; half < 2; ++half) {
+      const Vector factor = _mm512_div_ps(_mm512_set1_ps(1), totals[half]);
+      Rows pairs;
+      for (int i = 0; i < kTile; ++i) {
+        const float* from = sums + 2 * i * kBlock + half * kTile;
+        const __m512bh both = _mm512_cvtne2ps_pbh(_mm512_mul_ps(load(from + kBlock), factor), _mm512_mul_ps(load(from), factor));
+        pairs[i] = _mm512_permutexvar_epi16(_mm512_load_si512(kPairs), (__m512i)both);
+      }
+      transpose(pairs);
+      for (int i = 0; i < kTile && half * kTile + i < count; ++i) {
+        _mm512_storeu_si512(row_of(space.context, row + half * kTile + i, shape_.width) + column * kBlockSize, pairs[i]);
       }
     }
   }
@@ -562,36 +720,41 @@ class Encoder {
   void widen(const Linear& layer, size_t rows, Workspace& space) const {
     for (size_t block = 0; block < blocks(rows); ++block) {
       bf16* to = space.inner + block * kBlock * shape_.inner;
-      product(space.rounded + block * kBlock * shape_.width, layer, space.sums, [=](int column, int row, Vector low, Vector high) {
+      product(space.rounded + block * kBlock * shape_.width, layer, [=](int column, int row, Vector low, Vector high) {
         store(to + column * kBlockSize + row * kBlock, gelu(low), gelu(high));
       });
     }
   }
 
-  // A layer's output added to the stream, and the layer norm after it.
+  // A layer's output added to the stream, and the layer norm after it, which works on one block of rows while the tile unit works on the
+  // next.
   void add(const Linear& layer, const bf16* input, const Norm& norm, size_t rows, Workspace& space) const {
-    const int width = shape_.width;
-    for (size_t block = 0; block < blocks(rows); ++block) {
-      float* stream = space.stream + block * kBlock * width;
-      product(input + block * kBlock * layer.inputs, layer, space.sums, [=](int column, int row, Vector low, Vector high) {
-        float* to = stream + row * width + column * kBlock;
-        store(to, _mm512_add_ps(load(to), low));
-        store(to + kTile, _mm512_add_ps(load(to + kTile), high));
-      });
-      for (int row = 0; row < kBlock; ++row) {
-        float* to = stream + row * width;
-        normalize(to, width, norm, shape_.epsilon, to, row_of(space.rounded, block * kBlock + row, width));
+    const int width = shape_.width, every = std::max(steps(layer) / kBlock, 1);
+    const size_t count = blocks(rows) * kBlock;
+    size_t done = 0;
+    auto finish = [&](size_t stop) {
+      for (; done < stop; ++done) {
+        normalize(row_of(space.stream, done, width), width, norm, shape_.epsilon, row_of(space.rounded, done, width));
       }
+    };
+    for (size_t first = 0; first < count; first += kBlock) {
+      accumulate(input + first * layer.inputs, layer, space.stream + first * width, [&](int step) {
+        if (step % every == 0) finish(std::min(done + 1, first));
+      });
+      finish(first);
     }
+    finish(count);
   }
 
   void classify(size_t rows, const Workspace& space, float* logits) const {
     const int width = shape_.width, classes = shape_.classes;
     for (size_t row = 0; row < rows; ++row) {
-      const float* from = space.stream + row * width;
+      const float* from = row_of(space.stream, row, width);
       for (int label = 0; label < classes; ++label) {
         Vector sum = _mm512_setzero_ps();
-        for (int at = 0; at < width; at += kTile) sum = _mm512_fmadd_ps(load(from + at), load(head_ + label * width + at), sum);
+        for (int at = 0; at < width; at += kTile) {
+          sum = _mm512_fmadd_ps(load(from + at / kBlock * kBlockSize + at % kBlock), load(head_ + label * width + at), sum);
+        }
         logits[row * classes + label] = _mm512_reduce_add_ps(sum) + head_bias_[label];
       }
     }
@@ -600,6 +763,7 @@ class Encoder {
   const Shape shape_;
   const float* words_;
   Array<float> positions_;
+  Array<float> no_bias_;
   Norm after_embedding_;
   std::vector<Layer> layers_;
   Array<float> head_;
