@@ -261,9 +261,8 @@ def _training_windows(windower: Windower, articles: Sequence[Article]) -> Datase
 def _validate(model: nn.Module, windower: Windower, articles: Sequence[Article], rounded: bool) -> dict[str, float]:
     """Scores of the model as it is, or of a copy in bfloat16, which a CPU runs in a third of the time."""
     assert isinstance(model, PreTrainedModel)
-    if rounded:
-        model = copy.deepcopy(model).to(torch.bfloat16)
-    runtime = TorchRuntime(model, model.device, windower.tokenizer.pad_token_id or 0)
+    network = copy.deepcopy(model).to(dtype=torch.bfloat16) if rounded else model
+    runtime = TorchRuntime(network, model.device, windower.tokenizer.pad_token_id or 0)
     predictions = predict(Extractor(windower, runtime, range(len(TAGS))), articles)
     counts = strict_counts((article.spans, [entity.span for entity in entities]) for article, entities in predictions)
     return {"f1": micro(counts).f1, "macro_f1": macro_f1(counts), **{f"f1_{label}": one.f1 for label, one in counts.items()}}
