@@ -205,7 +205,7 @@ def profile(extractor: Extractor, texts: Sequence[str]) -> dict[str, float]:
     moments.append(time.perf_counter())
     logits = extractor.logits(tokens)
     moments.append(time.perf_counter())
-    entities(texts, tokens, np.concatenate(logits))
+    entities(texts, tokens, np.concatenate(logits), extractor.calibration)
     moments.append(time.perf_counter())
     deque(extractor.stream(passes(extractor, texts, 1)), maxlen=0)
     moments.append(time.perf_counter())
