@@ -466,6 +466,107 @@ struct Workspace {
   Array<bf16> queries, values, shares;                          // of one head and window, as `multiply` takes them
 };
 
+// Attention of one head in one window.
+struct Attention {
+  static constexpr float kOne = 127 * 128;   // the bits of 1 in bfloat16
+  static constexpr float kSafe = 100 * 128;  // shares between 2^-100 and 2^100 can be summed as they are
+
+  const bf16* keys;
+  const size_t stripe;
+  const int length, depth, parts;
+  Workspace& space;
+  float longest_key = 0;  // its sum of squares
+  bool simple = true;
+  Vector shift[2], totals[2];
+  alignas(64) float scores[2][kBlockSize], mixture[kBlockSize];
+
+  Attention(const bf16* keys, const bf16* values, size_t stripe, int length, int depth, Workspace& space)
+      : keys(keys), stripe(stripe), length(length), depth(depth), parts(int(blocks(length))), space(space) {
+    for (int k = 0; k < depth; ++k) {
+      for (int part = 0; part < parts; ++part) {
+        to_left(values + k * stripe + part * kBlockSize, length - part * kBlock, space.values + (k * parts + part) * kBlockSize);
+      }
+    }
+    for (int row = 0; row < length; ++row) {
+      Vector squares = _mm512_setzero_ps();
+      for (int k = 0; k < depth; ++k) {
+        const __m512bh key = (__m512bh)_mm512_loadu_si512(keys + k * stripe + row * kBlock);
+        squares = _mm512_dpbf16_ps(squares, key, key);
+      }
+      longest_key = std::max(longest_key, _mm512_reduce_add_ps(squares));
+    }
+  }
+
+  // The shares of all keys for 32 queries, of which `count` are of this window; with heads of 32 their mixture of the values too.
+  void ask(const bf16* queries, int count) {
+    float longest_query = 0;
+    for (int k = 0; k < depth; ++k) longest_query += to_right(queries + k * stripe, count, space.queries + k * kBlockSize);
+    simple = longest_query * longest_key <= kSafe * kSafe;  // no score is larger (Cauchy and Schwarz)
+    for (int half = 0; half < 2; ++half) {
+      shift[half] = _mm512_set1_ps(kOne);
+      totals[half] = _mm512_setzero_ps();
+    }
+    if (!simple) take_off_maximum();
+    score(0);
+    if (depth > 1) {
+      for (int part = 0; part < parts; ++part) {
+        if (part > 0) score(part);
+        share(part, [](int) {});
+      }
+      return;
+    }
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    Meanwhile meanwhile{nullptr, space.queries, nullptr, nullptr, nullptr};
+    for (int part = 0; part < parts; ++part) {
+      meanwhile.keys = part + 1 < parts ? keys + (part + 1) * kBlockSize : nullptr;
+      meanwhile.scores = scores[(part + 1) % 2];
+      share(part, meanwhile);
+      meanwhile.values = space.values + part * kBlockSize;
+      meanwhile.shares = space.shares + part * kBlockSize;
+    }
+    meanwhile.keys = nullptr;
+    for (int step = 0; step < kTile; ++step) meanwhile(step);
+  }
+
+  // The k-th 32 columns of the mixture, columns by queries.
+  void mix(int k) {
+    if (depth > 1) {
+      multiply(space.values + k * parts * kBlockSize, kBlockSize, space.shares, parts, mixture);
+    } else {
+      store_sums(mixture);
+    }
+  }
+
+ private:
+  // Of the part-th 32 keys with all queries, keys by queries.
+  void score(int part) { multiply(keys + part * kBlockSize, stripe, space.queries, depth, scores[part % 2]); }
+
+  void take_off_maximum() {
+    Vector most[2] = {_mm512_set1_ps(-INFINITY), _mm512_set1_ps(-INFINITY)};
+    for (int row = 0; row < length; ++row) {
+      if (row % kBlock == 0) score(row / kBlock);
+      const float* from = scores[row / kBlock % 2] + row % kBlock * kBlock;
+      for (int half = 0; half < 2; ++half) most[half] = _mm512_max_ps(most[half], load(from + half * kTile));
+    }
+    for (int half = 0; half < 2; ++half) shift[half] = _mm512_sub_ps(shift[half], most[half]);
+  }
+
+  template <class Between>
+  void share(int part, Between between) {
+    const int rest = length - part * kBlock;
+    bf16* shares = space.shares + part * kBlockSize;
+    if (simple && rest >= kBlock) {
+      exponentials<true>(scores[part % 2], rest, shift, shares, totals, between);
+    } else {
+      exponentials<false>(scores[part % 2], rest, shift, shares, totals, between);
+    }
+    asm volatile("" ::: "memory");  // as in `multiply`
+  }
+};
+
 class Encoder {
  public:
   Encoder(const Shape& shape, const float* const* weights) : shape_(shape), words_(*weights++) {
@@ -485,7 +586,7 @@ class Encoder {
     };
     no_bias_ = Array<float>(width);
     after_embedding_ = norm();
-    // Scores come out as `softmax` wants them: divided by sqrt(head), in 128ths of a power of two.
+    // Scores come out as `exponentials` wants them: divided by sqrt(head), in 128ths of a power of two.
     const float scale = float(128 * 1.4426950408889634 / std::sqrt(double(width / shape.heads)));
     for (int number = 0; number < shape.layers; ++number) {
       Layer layer;
@@ -613,100 +714,28 @@ class Encoder {
 
   // One head of one window, 32 queries at a time.
   void attend(int head, size_t start, int length, Workspace& space) const {
-    const int depth = shape_.width / shape_.heads / kBlock, parts = int(blocks(length));
-    const size_t stripe = (space.rows + kBlock) * kBlock;
+    const size_t stripe = (space.rows + kBlock) * kBlock, part = shape_.width / kBlock * stripe;
+    const int depth = shape_.width / shape_.heads / kBlock;
     const bf16* queries = space.projections + head * depth * stripe + start * kBlock;
-    const bf16* keys = queries + shape_.width / kBlock * stripe;
-    const bf16* values = keys + shape_.width / kBlock * stripe;
-    for (int k = 0; k < depth; ++k) {
-      for (int part = 0; part < parts; ++part) {
-        to_left(values + k * stripe + part * kBlockSize, length - part * kBlock, space.values + (k * parts + part) * kBlockSize);
-      }
-    }
-    const float key = largest_square(keys, length, depth, stripe);
-    alignas(64) float scores[2][kBlockSize], sums[kBlockSize];
-    auto score = [&](int part) { multiply(keys + part * kBlockSize, stripe, space.queries, depth, scores[part % 2]); };
+    Attention attention(queries + part, queries + 2 * part, stripe, length, depth, space);
     for (int first = 0; first < length; first += kBlock) {
-      float query = 0;
+      attention.ask(queries + first * kBlock, length - first);
       for (int k = 0; k < depth; ++k) {
-        query += to_right(queries + k * stripe + first * kBlock, length - first, space.queries + k * kBlockSize);
-      }
-      constexpr float kOne = 127 * 128;   // the bits of 1 in bfloat16
-      constexpr float kSafe = 100 * 128;  // shares between 2^-100 and 2^100 can be summed as they are
-      const bool simple = query * key <= kSafe * kSafe;  // by Cauchy and Schwarz
-      Vector shift[2] = {_mm512_set1_ps(kOne), _mm512_set1_ps(kOne)}, totals[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
-      if (!simple) {
-        Vector most[2] = {_mm512_set1_ps(-INFINITY), _mm512_set1_ps(-INFINITY)};
-        for (int row = 0; row < length; ++row) {
-          if (row % kBlock == 0) score(row / kBlock);
-          const float* from = scores[row / kBlock % 2] + row % kBlock * kBlock;
-          for (int half = 0; half < 2; ++half) most[half] = _mm512_max_ps(most[half], load(from + half * kTile));
-        }
-        for (int half = 0; half < 2; ++half) shift[half] = _mm512_sub_ps(shift[half], most[half]);
-      }
-      auto exponentiate = [&](int part, auto between) {
-        const int rest = length - part * kBlock;
-        bf16* shares = space.shares + part * kBlockSize;
-        if (simple && rest >= kBlock) {
-          exponentials<true>(scores[part % 2], rest, shift, shares, totals, between);
-        } else {
-          exponentials<false>(scores[part % 2], rest, shift, shares, totals, between);
-        }
-        asm volatile("" ::: "memory");
-      };
-      score(0);
-      if (depth == 1) {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-        for (int part = 0; part <= parts; ++part) {
-          const Meanwhile meanwhile{part + 1 < parts ? keys + (part + 1) * kBlockSize : nullptr, space.queries, scores[(part + 1) % 2],
-                                    part > 0 ? space.values + (part - 1) * kBlockSize : nullptr, space.shares + (part - 1) * kBlockSize};
-          if (part < parts) {
-            exponentiate(part, meanwhile);
-          } else {
-            for (int step = 0; step < kTile; ++step) meanwhile(step);
-          }
-        }
-        store_sums(sums);
-        mixed(head, start + first, std::min(kBlock, length - first), sums, totals, space);
-      } else {
-        for (int part = 0; part < parts; ++part) {
-          if (part > 0) score(part);
-          exponentiate(part, [](int) {});
-        }
-        for (int k = 0; k < depth; ++k) {
-          multiply(space.values + k * parts * kBlockSize, kBlockSize, space.shares, parts, sums);
-          mixed(head * depth + k, start + first, std::min(kBlock, length - first), sums, totals, space);
-        }
+        attention.mix(k);
+        put(attention, head * depth + k, start + first, std::min(kBlock, length - first), space);
       }
     }
   }
 
-  // The largest sum of a row's squares.
-  static float largest_square(const bf16* rows, int length, int depth, size_t stripe) {
-    float most = 0;
-    for (int row = 0; row < length; ++row) {
-      Vector squares = _mm512_setzero_ps();
-      for (int k = 0; k < depth; ++k) {
-        const __m512bh values = (__m512bh)_mm512_loadu_si512(rows + k * stripe + row * kBlock);
-        squares = _mm512_dpbf16_ps(squares, values, values);
-      }
-      most = std::max(most, _mm512_reduce_add_ps(squares));
-    }
-    return most;
-  }
-
-  // Attention's output for up to 32 queries, of 32 columns: `sums`, columns by queries, divided by each query's total.
-  void mixed(int column, size_t row, int count, const float* sums, const Vector (&totals)[2], Workspace& space) const {
+  // 32 columns of attention's output for up to 32 queries: the mixture, columns by queries, divided by each query's total.
+  void put(const Attention& attention, int column, size_t row, int count, Workspace& space) const {
     alignas(64) static constexpr uint16_t kPairs[kBlock] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
                                                             8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
     for (int half = 0; half < 2; ++half) {
-      const Vector factor = _mm512_div_ps(_mm512_set1_ps(1), totals[half]);
+      const Vector factor = _mm512_div_ps(_mm512_set1_ps(1), attention.totals[half]);
       Rows pairs;
       for (int i = 0; i < kTile; ++i) {
-        const float* from = sums + 2 * i * kBlock + half * kTile;
+        const float* from = attention.mixture + 2 * i * kBlock + half * kTile;
         const __m512bh both = _mm512_cvtne2ps_pbh(_mm512_mul_ps(load(from + kBlock), factor), _mm512_mul_ps(load(from), factor));
         pairs[i] = _mm512_permutexvar_epi16(_mm512_load_si512(kPairs), (__m512i)both);
       }
