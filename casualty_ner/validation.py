@@ -49,15 +49,20 @@ class Finding:
         return f"{self.path}:{self.line}: {self.severity}{named}: {self.problem}"
 
 
+KINDS = ("genre", "region", "period", "damage")
+"""The fields of an article that say what kind of text it is."""
+_NOT_STATED = "(none)"
+
+
 @dataclass(slots=True)
 class Totals:
-    """Counts per split, and per label and genre within it."""
+    """Counts per split, and within it per label and per kind of text (`KINDS`)."""
 
     articles: Counter[str] = field(default_factory=Counter)
     without_spans: Counter[str] = field(default_factory=Counter)
     words: Counter[str] = field(default_factory=Counter)
     labels: Counter[tuple[str, str]] = field(default_factory=Counter)
-    genres: Counter[tuple[str, str]] = field(default_factory=Counter)
+    kinds: dict[str, Counter[tuple[str, str]]] = field(default_factory=lambda: {kind: Counter() for kind in KINDS})
 
     def add(self, split: str, article: Article) -> None:
         self.articles[split] += 1
@@ -65,7 +70,8 @@ class Totals:
         self.words[split] += len(article.text.split())
         for span in article.spans:
             self.labels[span.label, split] += 1
-        self.genres[str(article.fields.get("genre", "(none)")), split] += 1
+        for kind, counts in self.kinds.items():
+            counts[str(article.fields.get(kind, _NOT_STATED)), split] += 1
 
 
 def check(files: dict[str, Path], totals: Totals) -> Iterator[Finding]:
@@ -220,14 +226,17 @@ _SEEDS = _mix(np.arange(101, 101 + _BANDS * _ROWS, dtype=np.uint64))
 
 
 def tables(totals: Totals) -> str:
-    """The counts as Markdown tables: per split, per label and split, per genre and split."""
+    """The counts as Markdown tables: per split, and per label and each kind of text that any article states."""
     splits = list(totals.articles)
     overview = [
         ("articles", [totals.articles[split] for split in splits]),
         ("… without a span", [totals.without_spans[split] for split in splits]),
         ("words", [totals.words[split] for split in splits]),
     ]
-    parts = [("", overview), ("spans", _by_first(totals.labels, splits)), ("genre (articles)", _by_first(totals.genres, splits))]
+    parts = [("", overview), ("spans", _by_first(totals.labels, splits))]
+    for kind, counts in totals.kinds.items():
+        if any(value != _NOT_STATED for value, _ in counts):
+            parts.append((f"{kind} (articles)", _by_first(counts, splits)))
     return "\n\n".join(_table(title, splits, rows) for title, rows in parts) + "\n"
 
 

@@ -110,3 +110,5 @@ def test_tables_count_what_is_there() -> None:
     assert "| COUNT | 1 | 0 | 1 |" in shown
     assert "| wire | 1 | 0 | 1 |" in shown
     assert "| (none) | 0 | 1 | 1 |" in shown
+    assert "genre (articles)" in shown
+    assert "region" not in shown  # which no article states
