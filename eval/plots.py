@@ -80,7 +80,7 @@ def learning_curve(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
                     sizes, [min(some) for some in values], [max(some) for some in values], color=colour, alpha=0.15
                 )
             panel.set_xscale("log", base=2)
-            panel.set_xticks(sizes, [f"{size:,}" for size in sizes])
+            panel.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=30)
             panel.set(title=name, xlabel="training articles")
         panels[0].set_ylabel("strict F1 (mean; least to most)")
         panels[-1].legend(fontsize=8)
