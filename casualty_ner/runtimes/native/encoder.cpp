@@ -45,6 +45,9 @@ constexpr int kBlockSize = 1024;    // and in a block
 
 size_t blocks(size_t count) { return (count + kBlock - 1) / kBlock; }
 
+// Where a row's value `column` lies in a blocked matrix, counted from its first.
+inline int blocked(int column) { return column / kBlock * kBlockSize + column % kBlock; }
+
 // Memory in huge pages where the system gives them: the weights are far more than the TLB covers in small ones.
 template <class T>
 class Array {
@@ -125,6 +128,13 @@ class Tiles {
 
 constexpr int kSumsRow = kBlock * sizeof(float);  // bytes
 
+inline void zero_sums() {
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+}
+
 inline void store_sums(float* sums) {
   _tile_stored(0, sums, kSumsRow);
   _tile_stored(1, sums + kTile, kSumsRow);
@@ -144,10 +154,7 @@ inline void multiply(const bf16* left, size_t step, const bf16* right, int depth
     _tile_loadd(2, sums + kTile * kBlock, kSumsRow);
     _tile_loadd(3, sums + kTile * kBlock + kTile, kSumsRow);
   } else {
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
+    zero_sums();
   }
   // Tiles are not renamed: each is loaded again as soon as the last product that reads it has begun, those from afar first.
   // `right` passes the first cache by, which is for `left`.
@@ -515,10 +522,7 @@ struct Attention {
       }
       return;
     }
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
+    zero_sums();
     Meanwhile meanwhile{nullptr, space.queries, nullptr, nullptr, nullptr};
     for (int part = 0; part < parts; ++part) {
       meanwhile.keys = part + 1 < parts ? keys + (part + 1) * kBlockSize : nullptr;
@@ -695,7 +699,7 @@ class Encoder {
         const float *word = words_ + size_t(ids[row]) * width, *place = positions_ + size_t(position) * width;
         float* to = row_of(space.stream, row, width);
         for (int at = 0; at < width; at += kTile) {
-          store(to + at / kBlock * kBlockSize + at % kBlock, _mm512_add_ps(load(word + at), load(place + at)));
+          store(to + blocked(at), _mm512_add_ps(load(word + at), load(place + at)));
         }
         normalize(to, width, after_embedding_, shape_.epsilon, row_of(space.rounded, row, width));
       }
@@ -782,7 +786,7 @@ class Encoder {
       for (int label = 0; label < classes; ++label) {
         Vector sum = _mm512_setzero_ps();
         for (int at = 0; at < width; at += kTile) {
-          sum = _mm512_fmadd_ps(load(from + at / kBlock * kBlockSize + at % kBlock), load(head_ + label * width + at), sum);
+          sum = _mm512_fmadd_ps(load(from + blocked(at)), load(head_ + label * width + at), sum);
         }
         logits[row * classes + label] = _mm512_reduce_add_ps(sum) + head_bias_[label];
       }
