@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import hashlib
 import json
 import logging
 import math
@@ -43,7 +42,7 @@ from transformers import (
 from casualty_ner.calibration import fit
 from casualty_ner.checkpoint import WindowSize, load_checkpoint, max_positions, save_metadata
 from casualty_ner.cli import run_command
-from casualty_ner.dataset import load_articles, split_files
+from casualty_ner.dataset import load_articles, rank, split_files
 from casualty_ner.documents import Article
 from casualty_ner.encoders import Source, lift_limits, resolve
 from casualty_ner.errors import CasualtyNerError, CheckpointError, ConfigError, RecordError, first_line
@@ -190,9 +189,9 @@ def _draw(articles: Sequence[Article], count: int, file: Path) -> list[Article]:
     """`count` articles whose ids have the smallest hashes, in their order: a random draw, the same everywhere."""
     if count > len(articles):
         raise ConfigError(f"data.articles: {count} are asked for, {file} holds {len(articles)}; set it to null for all")
-    ranks = [hashlib.sha256(article.id.encode()).digest() for article in articles]
+    ranks = list(map(rank, articles))
     last = sorted(ranks)[count - 1]
-    return [article for article, rank in zip(articles, ranks, strict=True) if rank <= last]
+    return [article for article, its in zip(articles, ranks, strict=True) if its <= last]
 
 
 def _load_encoder(config: Config, source: Source) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
